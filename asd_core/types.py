@@ -1,0 +1,85 @@
+"""The values that cross stages. Nothing here imports another module of the package.
+
+Conventions held everywhere: a waveform is (C, T) float32 in [-1, 1] with channel 0 = near microphone and
+channel 1 = far microphone; an anomaly score is float64, finite and *higher = more anomalous*; a clip is
+known by its ``clip_id`` (``<machine>/<split>/<file name>``) and by nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+SOURCE, TARGET = "source", "target"
+TRAIN, TEST = "train", "test"
+NORMAL, ANOMALY = 0, 1
+
+Attributes = tuple[tuple[str, str], ...]
+"""Ordered (key, value) pairs as written in the file name; a key may come twice (``mic_2_mic_1``)."""
+
+
+class Progress(Protocol):
+    """Called by long work. It may raise :class:`Cancelled` to stop the work politely."""
+
+    def __call__(self, fraction: float, message: str, **values: float) -> None:
+        """`fraction` of the work done in [0, 1], what is being done, and numbers to plot such as ``loss``."""
+
+
+class AsdError(Exception):
+    """A problem the user can act on: the message says what came, what is allowed and what to do next."""
+
+
+class Cancelled(Exception):  # noqa: N818  it is a request that was honoured, not an error
+    """The work was asked to stop; whatever it had finished is on disk and will be reused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One recording as the detectors may see it: a test clip has no domain, no attributes and no label."""
+
+    clip_id: str
+    path: Path
+    machine: str
+    split: str  # TRAIN or TEST
+    section: str  # "00"
+    domain: str = ""  # SOURCE or TARGET for training clips, "" for test clips
+    attributes: Attributes = ()  # of training clips
+    origin: str = "recorded"  # or "generated"
+
+    @property
+    def file_name(self) -> str:
+        return self.clip_id.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What only `metrics` and `analysis` may know about a labelled test clip."""
+
+    clip_id: str
+    label: int  # NORMAL or ANOMALY
+    domain: str
+    attributes: Attributes = ()
+
+
+@dataclass(frozen=True)
+class EmbeddingSet:
+    """Embeddings of clips of one machine, row by row, without any truth."""
+
+    x: np.ndarray  # (N, D) float32, or (N, L, D) for patches
+    clip_ids: np.ndarray  # (N,) str
+    sections: np.ndarray  # (N,) str
+    domains: np.ndarray  # (N,) str, "" where unknown (test clips)
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+    def __getitem__(self, rows: np.ndarray) -> EmbeddingSet:
+        """The rows picked by an index or boolean array."""
+        return EmbeddingSet(self.x[rows], self.clip_ids[rows], self.sections[rows], self.domains[rows])
+
+
+def no_progress(fraction: float, message: str, **values: float) -> None:
+    """The default progress callback: says nothing."""

@@ -107,7 +107,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    write_with(path, lambda file: np.savez(file, **arrays))
+    write_with(path, lambda file: np.savez(file, **dict[str, Any](arrays)))
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:

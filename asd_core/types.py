@@ -16,6 +16,8 @@ import numpy as np
 SOURCE, TARGET = "source", "target"
 TRAIN, TEST = "train", "test"
 NORMAL, ANOMALY = 0, 1
+SAMPLE_RATE = 16_000  # Hz; recordings at other rates are resampled when read
+NEAR, FAR = 0, 1  # channels
 
 Attributes = tuple[tuple[str, str], ...]
 """Ordered (key, value) pairs as written in the file name; a key may come twice (``mic_2_mic_1``)."""

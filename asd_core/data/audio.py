@@ -11,10 +11,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from asd_core.types import AsdError
-
-SAMPLE_RATE = 16_000
-NEAR, FAR = 0, 1
+from asd_core.types import SAMPLE_RATE, AsdError
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Engines: where a plan's tasks run."""

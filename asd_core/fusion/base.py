@@ -1,0 +1,20 @@
+"""The contract of a fusion rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import numpy as np
+
+
+class Fusion(ABC):
+    """Learns the scale of each stream from training-normal scores (N, S), then fuses (M, S) → (M,)."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def fit(self, training: np.ndarray) -> Self: ...
+
+    @abstractmethod
+    def fuse(self, scores: np.ndarray) -> np.ndarray: ...

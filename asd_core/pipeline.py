@@ -1,0 +1,551 @@
+"""The street in order: train → embed → score → (fuse, decide, evaluate). The only module that knows it.
+
+`plan` turns systems into tasks named by content, so that systems share encoders and embeddings and nothing is
+computed twice; `execute` does one task. Where tasks run is the business of `engine`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from asd_core import metrics
+from asd_core.artifacts import (
+    Run,
+    Workspace,
+    finish,
+    is_done,
+    load_run,
+    read_arrays,
+    read_embeddings,
+    read_table,
+    write_arrays,
+    write_embeddings,
+    write_table,
+)
+from asd_core.config import Branch, Encoder, Profile, System, resolve, validate
+from asd_core.data import audio
+from asd_core.data.manifest import DataSet, fingerprint
+from asd_core.decision import DECISIONS, Decision
+from asd_core.files import digest, read_json, write_json
+from asd_core.fusion import FUSIONS, Fusion
+from asd_core.scorers import SCORERS
+from asd_core.types import TEST, TRAIN, AsdError, Clip, EmbeddingSet, Progress, no_progress
+from asd_core.views import VIEWS, View
+
+READ_AHEAD = 32  # clips decoded together
+VERDICT_VERSION = 1  # raise it when fusion, decision or metrics give other results than before
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all tasks of one invocation have in common."""
+
+    workspace: Workspace
+    data: DataSet
+    device: str = "auto"
+
+    def fingerprint(self, clips: Iterable[Clip]) -> str:
+        return fingerprint(clips, self.workspace.cache / "fingerprints.json")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work. `key` names its resolved options and inputs; equal keys, equal results."""
+
+    kind: str  # "train", "embed", "score" or "run"
+    key: str
+    title: str
+    spec: dict[str, Any] = field(repr=False, compare=False)
+    inputs: tuple[Task, ...] = field(default=(), repr=False, compare=False)
+    weight: float = field(default=1.0, compare=False)  # rough share of the time
+
+    def folder(self, workspace: Workspace) -> Path:
+        if self.kind == "run":
+            return workspace.run(self.spec["run_id"])
+        return workspace.task(self.kind, self.key)
+
+    def done(self, workspace: Workspace) -> bool:
+        folder = self.folder(workspace)
+        return is_done(folder) and (self.kind != "run" or read_json(folder / "meta.json").get("key") == self.key)
+
+
+# ---------------------------------------------------------------- plan
+
+
+def check(system: System) -> None:
+    """Build every part of a system at its smallest, so that a typo costs a second and not an hour."""
+    from asd_core.backbones import BACKBONES
+    from asd_core.training import OBJECTIVES
+
+    kinds = {}
+    for name, encoder in system.encoders.items():
+        where = f"{system.name}, encoder {name}"
+        backbone = BACKBONES[encoder.backbone.name]
+        BACKBONES.create(backbone.resolve(encoder.backbone.spec, longest_seconds=0.0), where)
+        OBJECTIVES.create(encoder.objective.spec, where)
+        kinds[name] = backbone
+        _check_view(VIEWS.create(encoder.view.spec, where), backbone.input, where)
+    for branch in system.branches:
+        where = f"{system.name}, branch {branch.name}"
+        SCORERS.create(branch.scorer.spec, where)
+        view = None if branch.view is None else VIEWS.create(branch.view.spec, where)
+        if branch.encoder is None:
+            assert view is not None  # config.Branch guarantees one of the two
+            _check_view(view, "vector", where)
+            continue
+        backbone = kinds[branch.encoder]
+        if view is not None:
+            _check_view(view, backbone.input, where)
+        if branch.output not in backbone.outputs:
+            raise AsdError(
+                f'{where}: backbone "{backbone.name}" has no output "{branch.output}". '
+                f"Allowed: {', '.join(backbone.outputs)}."
+            )
+    FUSIONS.create(system.fusion.spec, f"{system.name}, fusion").fit(np.zeros((2, len(system.branches))))
+    DECISIONS.create(system.decision.spec, f"{system.name}, decision")
+    if system.decision.spec.get("fit") == "official_batch" and not _has_batch_values(system):
+        raise AsdError(f"{system.name}: decision fit official_batch needs exactly one branch, on an autoencoder.")
+
+
+def _check_view(view: View, wanted: str, where: str) -> None:
+    if view.kind != wanted:
+        fitting = ", ".join(sorted(name for name, cls in VIEWS.classes.items() if cls.kind == wanted))
+        raise AsdError(f'{where}: view "{view.name}" gives a {view.kind}, but a {wanted} is needed: {fitting}.')
+
+
+def _has_batch_values(system: System) -> bool:
+    branches = system.branches
+    return len(branches) == 1 and branches[0].output in ("mse", "mahala")
+
+
+def plan(
+    systems: Sequence[System],
+    profile: Profile,
+    context: Context,
+    machines: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+) -> list[Task]:
+    """Tasks for all systems on the given machines (default: all), inputs before what needs them, each once.
+
+    Raises:
+        AsdError: an unknown machine, a machine without training or test clips, or a system with a mistake.
+    """
+    chosen = _machines(context.data, machines)
+    tasks: dict[tuple[str, str], Task] = {}
+
+    def add(task: Task) -> None:
+        for needed in task.inputs:
+            add(needed)
+        tasks.setdefault((task.kind, task.key), task)
+
+    prints = {machine: context.fingerprint(context.data.of(machine)) for machine in chosen}
+    for system in systems:
+        resolved = resolve(system, profile)
+        check(resolved)
+        for seed in seeds:
+            add(_run_task(resolved, profile.name, context, chosen, seed, prints))
+    return list(tasks.values())
+
+
+def _machines(data: DataSet, wanted: Sequence[str] | None) -> list[str]:
+    chosen = list(wanted) if wanted else data.machines
+    for machine in chosen:
+        for split in (TRAIN, TEST):
+            if not data.of(machine, split):
+                raise AsdError(
+                    f"{machine} has no {split} clips in {data.root}. Add them, or leave the machine out with --machines."
+                )
+    return sorted(set(chosen))
+
+
+def run_id(system: str, data: str, profile: str, seed: int, machines: Sequence[str] | None = None) -> str:
+    """Readable and unique per system, data set, profile and seed; a subset of machines is named too."""
+    subset = "" if not machines else "--" + ("+".join(machines) if len(machines) <= 2 else digest(list(machines)))
+    return f"{system}--{data}--{profile}--seed{seed}{subset}"
+
+
+def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int, prints: dict[str, str]) -> Task:
+    trained = {}
+    for branch in system.branches:
+        if branch.encoder is not None:
+            encoder = system.encoders[branch.encoder]
+            trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed + branch.seed, prints)
+    scores = [
+        _score_task(branch, system, context, machine, trained.get(branch.name, {}).get(machine), prints)
+        for machine in machines
+        for branch in system.branches
+    ]
+    subset = machines if machines != context.data.machines else None
+    spec = {
+        "run_id": run_id(system.name, context.data.name, profile, seed, subset),
+        "system": system.model_dump(mode="json"),
+        "profile": profile,
+        "seed": seed,
+        "machines": machines,
+    }
+    key = digest(["run", VERDICT_VERSION, spec, [task.key for task in scores]])
+    return Task("run", key, f"{system.name} (seed {seed}): fuse, decide, evaluate", spec, tuple(scores), 0.5)
+
+
+def _train_tasks(
+    name: str, encoder: Encoder, context: Context, machines: list[str], seed: int, prints: dict[str, str]
+) -> dict[str, Task]:
+    """The training that serves each machine: its own, or one shared by all machines of the run."""
+    from asd_core.backbones import BACKBONES
+    from asd_core.training import OBJECTIVES
+
+    scopes = [machines] if encoder.scope == "dataset" else [[machine] for machine in machines]
+    tasks: dict[str, Task] = {}
+    for scope in scopes:
+        backbone = BACKBONES[encoder.backbone.name]
+        clips = [clip for machine in scope for clip in context.data.of(machine, TRAIN)]
+        longest = max(audio.info(clip.path).seconds for clip in clips)
+        options = backbone.resolve(encoder.backbone.spec, longest)
+        resolved = encoder.model_dump(mode="json") | {"backbone": options}
+        versions = [backbone.version, OBJECTIVES[encoder.objective.name].version, VIEWS[encoder.view.name].version]
+        key = digest(["train", resolved, seed, versions, [prints[machine] for machine in scope]])
+        title = f"train {name} (seed {seed}) on {scope[0] if len(scope) == 1 else f'{len(scope)} machines'}"
+        spec = {"encoder": resolved, "seed": seed, "machines": scope}
+        task = Task("train", key, title, spec, (), 2.0 * len(scope) * encoder.train.epochs**0.5)
+        tasks |= dict.fromkeys(scope, task)
+    return tasks
+
+
+def _score_task(
+    branch: Branch, system: System, context: Context, machine: str, trained: Task | None, prints: dict[str, str]
+) -> Task:
+    view = branch.view.spec if branch.view is not None else system.encoders[str(branch.encoder)].view.spec
+    spec = {"view": view, "output": branch.output if trained else None, "machine": machine}
+    inputs = (trained,) if trained else ()
+    key = digest(["embed", spec, VIEWS[view["name"]].version, [t.key for t in inputs], prints[machine]])
+    embed = Task("embed", key, f"embed {machine} ({branch.name})", spec, inputs, 1.0)
+    score = {"scorer": branch.scorer.spec, "machine": machine, "branch": branch.name}
+    scorer_key = digest(["score", branch.scorer.spec, SCORERS[branch.scorer.name].version, embed.key])
+    return Task("score", scorer_key, f"score {machine} ({branch.name})", score, (embed,), 0.2)
+
+
+# ---------------------------------------------------------------- do
+
+
+def execute(task: Task, context: Context, progress: Progress = no_progress) -> None:
+    """Do one task whose inputs are done, unless it is done already. One process at a time per task."""
+    folder = task.folder(context.workspace)
+    with context.workspace.lock(folder):
+        if task.done(context.workspace):
+            return
+        started = time.time()
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = _WORK[task.kind](task, context, folder, progress)
+        inputs = [needed.key for needed in task.inputs]
+        seconds = time.time() - started
+        finish(folder, key=task.key, kind=task.kind, spec=task.spec, inputs=inputs, seconds=seconds, **facts)
+
+
+def _train(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
+    import torch
+
+    from asd_core.backbones import BACKBONES
+    from asd_core.training import OBJECTIVES, checkpoint, loop
+
+    encoder, seed = task.spec["encoder"], task.spec["seed"]
+    options = validate(Encoder, encoder, task.title).train
+    clips = [clip for machine in task.spec["machines"] for clip in context.data.of(machine, TRAIN)]
+    progress(0.0, f"{task.title}: reading {len(clips)} clips")
+    torch.manual_seed(loop.seed_of(seed, 2**32 - 1))  # initial weights; steps seed themselves
+    backbone = BACKBONES.create(encoder["backbone"], task.title)
+    objective = OBJECTIVES.create(encoder["objective"], task.title)
+    problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed)
+    losses = loop.fit(
+        problem.learner,
+        problem.examples,
+        options,
+        seed=seed,
+        checkpoint_file=folder / "checkpoint.safetensors",
+        device=context.device,
+        progress=lambda fraction, message, **values: progress(fraction, f"{task.title}: {message}", **values),
+    )
+    extra = objective.finish(problem, losses, options.batch_size, seed)
+    checkpoint.save_weights(folder / "model.safetensors", backbone)
+    write_arrays(folder / "losses.npz", losses=losses)
+    write_arrays(folder / "extra.npz", **extra)
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return {"backbone": encoder["backbone"], "notices": problem.notices, "steps": len(losses)}
+
+
+def load_encoder(folder: Path) -> Any:
+    """The trained backbone of a finished train task, frozen."""
+    from asd_core.backbones import BACKBONES
+    from asd_core.training import checkpoint
+
+    backbone = BACKBONES.create(read_json(folder / "meta.json")["backbone"])
+    checkpoint.load_weights(folder / "model.safetensors", backbone)
+    return backbone.frozen()
+
+
+def _embed(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
+    clips = context.data.of(task.spec["machine"])
+    trained = task.inputs[0].folder(context.workspace) if task.inputs else None
+    embeddings = embed(clips, task.spec["view"], trained, task.spec["output"], context.device, progress, task.title)
+    splits = np.array([clip.split for clip in clips])
+    for split in (TRAIN, TEST):
+        write_embeddings(folder / f"{split}.npz", embeddings[splits == split])
+    return {}
+
+
+def embed(
+    clips: Sequence[Clip],
+    view_spec: dict[str, Any],
+    trained: Path | None,
+    output: str | None,
+    device: str = "auto",
+    progress: Progress = no_progress,
+    title: str = "embed",
+) -> EmbeddingSet:
+    """Views of clips, through the trained encoder in folder `trained` if there is one → (N, D)."""
+    view = VIEWS.create(view_spec)
+    rows: list[np.ndarray] = []
+    if trained is None:
+        for x in _views(clips, view):
+            rows.append(x)
+            progress(len(rows) / len(clips), title)
+    else:
+        import torch
+
+        backbone = load_encoder(trained)
+        target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+        backbone.to(target)
+        with torch.inference_mode():
+            prepared = (backbone.prepare(x) for x in _views(clips, view))
+            for batch in _equal_lengths(prepared, READ_AHEAD):
+                rows += list(backbone.embed(torch.from_numpy(batch).to(target), output).cpu().numpy())
+                progress(len(rows) / len(clips), title)
+    return EmbeddingSet(
+        np.stack(rows),
+        np.array([clip.clip_id for clip in clips]),
+        np.array([clip.section for clip in clips]),
+        np.array([clip.domain for clip in clips]),
+    )
+
+
+def _views(clips: Sequence[Clip], view: View) -> Iterator[np.ndarray]:
+    """Views in the order of clips, a bounded number read ahead by threads (decoding and FFTs release Python)."""
+    with ThreadPoolExecutor() as pool:
+        for first in range(0, len(clips), READ_AHEAD):
+            some = clips[first : first + READ_AHEAD]
+            yield from pool.map(lambda clip: view(audio.read(clip.path)), some)
+
+
+def _equal_lengths(views: Iterable[np.ndarray], most: int) -> Iterator[np.ndarray]:
+    """Consecutive views of one shape, stacked (B, …), at most `most` of them."""
+    batch: list[np.ndarray] = []
+    for x in views:
+        if batch and (len(batch) == most or x.shape != batch[0].shape):
+            yield np.stack(batch)
+            batch = []
+        batch.append(x)
+    if batch:
+        yield np.stack(batch)
+
+
+def _score(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
+    embedded = task.inputs[0].folder(context.workspace)
+    train, test = (read_embeddings(embedded / f"{split}.npz") for split in (TRAIN, TEST))
+    progress(0.0, task.title)
+    table = pd.concat(
+        [
+            pd.DataFrame(
+                {"clip_id": part.clip_ids, "section": part.sections, "split": split, "domain": part.domains}
+            ).assign(score=scores)
+            for split, part, scores in zip(
+                (TRAIN, TEST), (train, test), score(task.spec["scorer"], train, test), strict=True
+            )
+        ],
+        ignore_index=True,
+    )
+    write_table(folder / "scores.parquet", table)
+    return {}
+
+
+def score(spec: dict[str, Any], train: EmbeddingSet, test: EmbeddingSet) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of training clips (as if new) and of test clips; each section has its own memory."""
+    training, scores = np.zeros(len(train)), np.zeros(len(test))
+    for section in np.unique(test.sections):
+        known, asked = train.sections == section, test.sections == section
+        if not known.any():
+            raise AsdError(
+                f"Test clips of section {section} ({test.clip_ids[asked][0]}, …) have no training clips. "
+                f"Trained sections: {', '.join(np.unique(train.sections))}."
+            )
+        scorer = SCORERS.create(spec).fit(train[known])
+        scores[asked] = scorer.score(test[asked])
+        training[known] = scorer.training_scores()
+    return training, scores
+
+
+def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
+    system = validate(System, task.spec["system"], task.title)
+    names = [branch.name for branch in system.branches]
+    by_machine: dict[str, dict[str, Task]] = {}
+    for scored in task.inputs:
+        by_machine.setdefault(scored.spec["machine"], {})[scored.spec["branch"]] = scored
+    tables, thresholds = [], {}
+    trained = _inputs_of_kind(task, "train")
+    notices = [notice for t in trained for notice in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
+    progress(0.0, task.title)
+    for machine, branches in by_machine.items():
+        streams = [read_table(branches[name].folder(context.workspace) / "scores.parquet") for name in names]
+        table = streams[0].drop(columns="score").assign(machine=machine)
+        for name, stream in zip(names, streams, strict=True):
+            table[f"branch:{name}"] = stream["score"]
+        batch = _batch_values(system, branches[names[0]], context)
+        table, thresholds[machine], said = decide(system, table, batch)
+        notices += [f"{machine}: {sentence}" for sentence in said]
+        tables.append(table)
+    scores = pd.concat(tables, ignore_index=True)
+    columns = ["clip_id", "machine", "section", "split", "domain", "score", "decision", "threshold"]
+    write_table(folder / "scores.parquet", scores[columns + [f"branch:{name}" for name in names]])
+
+    progress(0.5, f"{system.name}: evaluate")
+    labelled = [machine for machine in by_machine if context.data.is_labelled(machine)]
+    (folder / "metrics.json").unlink(missing_ok=True)
+    if labelled:
+        write_json(folder / "metrics.json", metrics.evaluate(with_truth(scores, context.data, labelled)))
+    record = {key: task.spec[key] for key in ("run_id", "profile", "seed", "machines")} | {
+        "system": system.name,
+        "title": system.title,
+        "config": task.spec["system"],
+        "data": _describe(context, by_machine),
+        "labelled": labelled,
+        "thresholds": thresholds,
+        "tasks": [{"kind": t.kind, "key": t.key, "title": t.title} for t in _all_inputs(task)],
+        "notices": sorted(set(notices)),
+        "created": time.time(),
+        "seconds": sum(read_json(t.folder(context.workspace) / "meta.json")["seconds"] for t in _all_inputs(task)),
+    }
+    write_json(folder / "run.json", record)
+    return {}
+
+
+_WORK = {"train": _train, "embed": _embed, "score": _score, "run": _run}
+
+
+def decide(
+    system: System, table: pd.DataFrame, batch: np.ndarray | None = None
+) -> tuple[pd.DataFrame, dict[str, float], list[str]]:
+    """Fuse the branch columns of one machine and decide, section by section, knowing training clips only.
+
+    Returns:
+        The table with score, threshold and decision (0 or 1; −1 for training clips), thresholds by section,
+        and what the user should know about them.
+    """
+    branches = [column for column in table if column.startswith("branch:")]
+    parts, thresholds, notices = [], {}, []
+    for section, rows in table.groupby("section"):
+        training = (rows["split"] == TRAIN).to_numpy()
+        fusion, decision = fit_verdict(system, rows.loc[training, branches].to_numpy(), batch)
+        fused = fusion.fuse(rows[branches].to_numpy())
+        thresholds[str(section)] = decision.threshold_
+        notices += [decision.notice_] if decision.notice_ else []
+        verdict = np.where(training, -1, decision.decide(fused).astype(int))
+        parts.append(rows.assign(score=fused, threshold=decision.threshold_, decision=verdict))
+    return pd.concat(parts), thresholds, notices
+
+
+def fit_verdict(system: System, training: np.ndarray, batch: np.ndarray | None) -> tuple[Fusion, Decision]:
+    """Fusion and threshold learnt from training-normal scores (N, branches) of one machine and section."""
+    fusion = FUSIONS.create(system.fusion.spec).fit(training)
+    return fusion, DECISIONS.create(system.decision.spec).fit(fusion.fuse(training), batch)
+
+
+def _batch_values(system: System, scored: Task, context: Context) -> np.ndarray | None:
+    if system.decision.spec.get("fit") != "official_batch":
+        return None
+    (trained,) = _inputs_of_kind(scored, "train")
+    return read_arrays(trained.folder(context.workspace) / "extra.npz")[f"batch_{system.branches[0].output}"]
+
+
+def with_truth(scores: pd.DataFrame, data: DataSet, machines: Sequence[str]) -> pd.DataFrame:
+    """Test rows of labelled machines with label and domain. Only metrics and analysis may ask for this."""
+    rows = scores[(scores["split"] == TEST) & scores["machine"].isin(machines)]
+    truth = [data.truth[clip_id] for clip_id in rows["clip_id"]]
+    return rows.assign(label=[t.label for t in truth], domain=[t.domain for t in truth])
+
+
+def _all_inputs(task: Task) -> list[Task]:
+    found: dict[tuple[str, str], Task] = {}
+    for needed in task.inputs:
+        found |= {(t.kind, t.key): t for t in [*_all_inputs(needed), needed]}
+    return list(found.values())
+
+
+def _inputs_of_kind(task: Task, kind: str) -> list[Task]:
+    return [t for t in _all_inputs(task) if t.kind == kind]
+
+
+def _describe(context: Context, machines: Iterable[str]) -> dict[str, Any]:
+    """Record the data set in the workspace, where the app finds clips and truth; its name goes with the run."""
+    data = context.data
+    folder = context.workspace.dataset(data.name)
+    known = read_json(folder / "dataset.json") if (folder / "dataset.json").is_file() else {}
+    if known and known["root"] != str(data.root):
+        known = {}
+    clips = [clip for machine in machines for clip in data.of(machine)]
+    about = {"name": data.name, "kind": data.kind, "fingerprint": context.fingerprint(clips)}
+    write_json(folder / "dataset.json", known | {"name": data.name, "kind": data.kind, "root": str(data.root)})
+    return about
+
+
+# ---------------------------------------------------------------- score loose clips
+
+
+def score_files(
+    workspace: Workspace, run_id: str, machine: str, paths: Sequence[Path], section: str = "00"
+) -> pd.DataFrame:
+    """Score any recordings as clips of `machine` with a trained run: file, score, threshold, decision,
+    percentile (share of training normals that score lower) and one column per branch."""
+    run: Run = load_run(workspace, run_id)
+    if machine not in run.record["machines"]:
+        raise AsdError(f'Run {run_id} has no machine "{machine}". It has: {", ".join(run.record["machines"])}.')
+    system = validate(System, run.record["config"], run_id)
+    clips = [Clip(f"{machine}/{TEST}/{path.name}", path, machine, TEST, section) for path in paths]
+    columns, training = {}, {}
+    batch = None
+    for branch in system.branches:
+        embedded, trained = _stored(workspace, run, machine, branch.name)
+        spec = read_json(embedded / "meta.json")["spec"]
+        test = embed(clips, spec["view"], trained, spec["output"])
+        training[branch.name], columns[f"branch:{branch.name}"] = score(
+            branch.scorer.spec, read_embeddings(embedded / f"{TRAIN}.npz"), test
+        )
+        if system.decision.spec.get("fit") == "official_batch" and trained is not None:
+            batch = read_arrays(trained / "extra.npz")[f"batch_{branch.output}"]
+    fusion, decision = fit_verdict(system, np.stack(list(training.values()), axis=1), batch)
+    normal = np.sort(fusion.fuse(np.stack(list(training.values()), axis=1)))
+    fused = fusion.fuse(np.stack(list(columns.values()), axis=1))
+    table = pd.DataFrame({"file": [str(path) for path in paths], "machine": machine, "score": fused})
+    table["threshold"] = decision.threshold_
+    table["decision"] = decision.decide(fused).astype(int)
+    table["percentile"] = np.searchsorted(normal, fused, side="left") / len(normal)
+    return table.assign(**columns)
+
+
+def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[Path, Path | None]:
+    """Folders of the embeddings and, if there is one, of the trained encoder behind a branch of a run."""
+    scored = {
+        meta["spec"]["branch"]: meta
+        for task in run.record["tasks"]
+        if task["kind"] == "score"
+        for meta in [read_json(workspace.task("score", task["key"]) / "meta.json")]
+        if meta["spec"]["machine"] == machine
+    }[branch]
+    embedded = workspace.task("embed", scored["inputs"][0])
+    inputs = read_json(embedded / "meta.json")["inputs"]
+    return embedded, workspace.task("train", inputs[0]) if inputs else None

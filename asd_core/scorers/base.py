@@ -1,0 +1,94 @@
+"""The contract of a scorer. Direction, type and finiteness of scores are guarded here, once."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Self
+
+import numpy as np
+
+from asd_core.types import TARGET, AsdError, EmbeddingSet
+
+
+class Scorer(ABC):
+    """Learns the normal clips of one machine and section; a higher score is more anomalous.
+
+    A subclass implements `_fit`, `_score` and `_training_scores`; what it learns ends in an underscore.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
+
+    def fit(self, train: EmbeddingSet) -> Self:
+        """Learn from normal clips with known domains; a second call forgets the first."""
+        if not len(train):
+            raise AsdError(f"Scorer {self.name} was given no training clip; it needs at least one normal clip.")
+        _require_finite(train)
+        self.train_ = train
+        self._fit(train)
+        return self
+
+    def score(self, test: EmbeddingSet) -> np.ndarray:
+        """(N,) float64 anomaly scores."""
+        if not hasattr(self, "train_"):
+            raise RuntimeError(f"scorer {self.name}: call fit before score")
+        _require_finite(test)
+        return self._checked(self._score(test.x), test)
+
+    def training_scores(self) -> np.ndarray:
+        """(N,) float64: each training clip's score as if it were new (how, each scorer says)."""
+        return self._checked(self._training_scores(), self.train_)
+
+    @abstractmethod
+    def _fit(self, train: EmbeddingSet) -> None: ...
+
+    @abstractmethod
+    def _score(self, x: np.ndarray) -> np.ndarray: ...
+
+    @abstractmethod
+    def _training_scores(self) -> np.ndarray: ...
+
+    def _checked(self, scores: np.ndarray, of: EmbeddingSet) -> np.ndarray:
+        scores = np.asarray(scores, dtype=np.float64)
+        if not np.isfinite(scores).all():
+            bad = of.clip_ids[~np.isfinite(scores)]
+            raise AsdError(
+                f"Scorer {self.name} gave {len(bad)} score(s) that are not finite, first for {bad[0]}. "
+                f"Look at these clips with `doctor`; silent or constant clips are the usual cause."
+            )
+        return scores
+
+
+def is_target(train: EmbeddingSet) -> np.ndarray:
+    """(N,) bool: clips of the target domain."""
+    return train.domains == TARGET
+
+
+def folds(train: EmbeddingSet, count: int = 5) -> np.ndarray:
+    """(N,) fold numbers 0…count−1, dealt out in turn inside each domain: the same for the same clips."""
+    fold = np.empty(len(train), dtype=int)
+    for domain in np.unique(train.domains):
+        rows = np.flatnonzero(train.domains == domain)
+        fold[rows] = np.arange(len(rows)) % count
+    return fold
+
+
+def held_out_scores(scorer: Scorer, train: EmbeddingSet) -> np.ndarray:
+    """(N,) scores of each clip from a scorer fitted on the other folds; `scorer` is refitted on the way."""
+    fold = folds(train)
+    scores = np.zeros(len(train))
+    for number in np.unique(fold):
+        held_out = fold == number
+        rest = train[~held_out] if (~held_out).any() else train  # a single clip can only judge itself
+        scores[held_out] = scorer.fit(rest).score(train[held_out])
+    return scores
+
+
+def _require_finite(embeddings: EmbeddingSet) -> None:
+    finite = np.isfinite(embeddings.x).reshape(len(embeddings), -1).all(axis=1)
+    if not finite.all():
+        bad = embeddings.clip_ids[~finite]
+        raise AsdError(
+            f"{len(bad)} embedding(s) are not finite, first of {bad[0]}. The training may have diverged "
+            f"(look at its loss), or the recording is broken (`doctor` tells)."
+        )

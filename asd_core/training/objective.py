@@ -1,0 +1,71 @@
+"""The contract between the loop and what is learnt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asd_core.backbones import Backbone
+from asd_core.data.audio import read
+from asd_core.types import Clip
+from asd_core.views import View
+
+
+class Examples(Protocol):
+    """Training examples with random access, so that any step can be repeated on its own."""
+
+    def __len__(self) -> int: ...
+
+    def load(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """A batch on the CPU; everything random in it is drawn from `generator`."""
+
+
+@dataclass
+class Problem:
+    """What `loop.fit` works on: `learner(*batch)` is the scalar loss."""
+
+    learner: nn.Module
+    examples: Examples
+    held_out: Examples | None = None
+    notices: list[str] = field(default_factory=list)
+
+
+class Objective(ABC):
+    """What a backbone learns. The constructor's arguments are its options in a system's YAML."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
+
+    @abstractmethod
+    def problem(self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int) -> Problem:
+        """Learner and examples for normal training clips. The learner holds `backbone` as a sub-module."""
+
+    def finish(self, problem: Problem, losses: np.ndarray, batch_size: int, seed: int) -> dict[str, np.ndarray]:
+        """After the last step: measure what scoring needs into the backbone's buffers; return extra arrays.
+
+        `losses` (steps,) are the training losses of every step.
+        """
+        return {}
+
+
+class ViewCache:
+    """Views of clips by index, computed on first use and kept while they fit into `limit` bytes."""
+
+    def __init__(self, clips: Sequence[Clip], view: View, limit: int = 1_500_000_000) -> None:
+        self.clips, self.view, self.room = clips, view, limit
+        self.kept: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if index in self.kept:
+            return self.kept[index]
+        value = self.view(read(self.clips[index].path))
+        if value.nbytes <= self.room:
+            self.room -= value.nbytes
+            self.kept[index] = value
+        return value

@@ -1,0 +1,499 @@
+"""The command line: ``python -m asd_core``. Commands are thin; what they do lives in the package.
+
+Exit codes: 0 done; 1 a problem that is explained on stderr, or a check that found one; 2 wrong usage;
+130 cancelled. Slow libraries are imported inside the command that needs them, so that help is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asd_core import __version__, config, jobs
+from asd_core.types import AsdError, Cancelled
+from asd_core.types import Progress as ProgressCall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from asd_core.artifacts import Workspace
+
+app = typer.Typer(
+    name="asd_core",
+    help="Train, score, explain and export anomalous-sound detectors (DCASE 2026 Task 2).\n\n"
+    "Start with: [b]data simulate[/b], then [b]run logmel-maha --data demo --profile quick[/b], then [b]table[/b].",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Get, simulate and look at data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+out, err = Console(), Console(stderr=True)
+
+
+def _complete_system(incomplete: str) -> list[str]:
+    return [name for name in config.system_names() if name.startswith(incomplete)]
+
+
+def _complete_data(incomplete: str) -> list[str]:
+    return [path.stem for path in (config.CONFIGS / "datasets").glob(f"{incomplete}*.yaml")]
+
+
+def _complete_profile(incomplete: str) -> list[str]:
+    return [path.stem for path in (config.CONFIGS / "profiles").glob(f"{incomplete}*.yaml")]
+
+
+WorkspaceOption = Annotated[Path, typer.Option("--workspace", help="Folder that holds everything computed.")]
+DataOption = Annotated[
+    str, typer.Option("--data", help="A data set of configs/datasets, or a folder.", autocompletion=_complete_data)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+JobOption = Annotated[Path | None, typer.Option("--job", hidden=True, help="Report to this job folder of the app.")]
+WORKSPACE = config.CONFIGS.parent / "workspace"
+
+
+@contextmanager
+def reporting(job: Path | None) -> Iterator[ProgressCall]:
+    """Progress to a job folder when the app started this, to a bar on the terminal otherwise."""
+    if job is not None:
+        with jobs.reporting(job) as progress:
+            yield progress
+        return
+    columns = (
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal, disable=not err.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def progress(fraction: float, message: str, **values: float) -> None:
+            bar.update(task, completed=fraction, description=escape(message))
+
+        yield progress
+
+
+def _workspace(root: Path) -> Workspace:
+    from asd_core.artifacts import Workspace
+
+    return Workspace(root.resolve())
+
+
+def _print_table(rows: pd.DataFrame, title: str = "", caption: str = "") -> None:
+    table = Table(title=title or None, caption=caption or None, caption_justify="left", title_justify="left")
+    numeric = rows.map(lambda value: isinstance(value, int | float)).any()
+    for position, name in enumerate(rows.columns):
+        # names and numbers stay whole, prose wraps
+        table.add_column(
+            str(name), justify="right" if numeric[name] else "left", no_wrap=position == 0 or bool(numeric[name])
+        )
+    for _, row in rows.iterrows():
+        table.add_row(*(_cell(value) for value in row))
+    # a table wider than the terminal is better scrolled than squeezed
+    (Console(width=max(out.width, 160)) if not out.is_terminal else out).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:  # NaN
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+# ------------------------------------------------------------------ train and score
+
+
+@app.command()
+def run(
+    systems: Annotated[
+        list[str] | None,
+        typer.Argument(help="Systems of configs/systems, or YAML files.", autocompletion=_complete_system),
+    ] = None,
+    data: DataOption = "demo",
+    profile: Annotated[
+        str,
+        typer.Option(help="full: as the reports say. quick: small, for two cores.", autocompletion=_complete_profile),
+    ] = "full",
+    machines: Annotated[list[str] | None, typer.Option(help="Only these machines; repeat the option.")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="Seeds; repeat the option. Default: 0.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All systems.")] = False,
+    device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    dry_run: Annotated[bool, typer.Option(help="Show the plan and the resolved configuration; do nothing.")] = False,
+    workspace: WorkspaceOption = WORKSPACE,
+    job: JobOption = None,
+) -> None:
+    """Train systems, score all test clips, decide and evaluate.
+
+    What is finished is not computed again, and an interrupted training goes on where it stopped: repeat the
+    same command. Example: run logmel-maha neu-1 --data demo --profile quick
+    """
+    names = config.system_names() if everything else systems or []
+    if not names:
+        raise typer.BadParameter("name at least one system, or --all; `systems` lists them")
+    if device not in ("auto", "cpu"):
+        raise typer.BadParameter(f'device "{device}" is not one of auto, cpu')
+    with reporting(job) as progress:
+        from asd_core import pipeline
+        from asd_core.data.manifest import open_dataset
+        from asd_core.engine import local
+
+        chosen = [config.load_system(name) for name in names]
+        overlay = config.load_profile(profile)
+        context = pipeline.Context(_workspace(workspace), open_dataset(data), device)
+        for problem in context.data.problems:
+            logging.getLogger(__name__).warning("passed over: %s", problem)
+        progress(0.0, "planning")
+        tasks = pipeline.plan(chosen, overlay, context, machines, seeds or [0])
+        if dry_run:
+            states = {True: "done", False: "to do"}
+            _print_json(
+                {
+                    "systems": [config.resolve(s, overlay).model_dump(mode="json", exclude_none=True) for s in chosen],
+                    "tasks": [f"{t.kind}/{t.key} {states[t.done(context.workspace)]}: {t.title}" for t in tasks],
+                }
+            )
+            return
+        outcome = local.run(tasks, context, progress)
+    err.print(f"{outcome.computed} tasks computed, {outcome.reused} reused.")
+    finished = [t.spec["run_id"] for t in tasks if t.kind == "run"]
+    _leaderboard(context.workspace, run_ids=finished)
+
+
+@app.command()
+def table(
+    data: Annotated[str | None, typer.Option(help="Only runs on this data set, by name.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Only runs of this profile.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Results of all runs: official and domain-restricted scores, intervals, published numbers beside."""
+    _leaderboard(_workspace(workspace), data, profile, as_json=as_json)
+
+
+def _leaderboard(
+    workspace: Workspace,
+    data: str | None = None,
+    profile: str | None = None,
+    run_ids: Sequence[str] | None = None,
+    as_json: bool = False,
+) -> None:
+    from asd_core import analysis
+    from asd_core.artifacts import list_runs
+
+    runs = [
+        r
+        for r in list_runs(workspace)
+        if data in (None, r.record["data"]["name"])
+        and profile in (None, r.record["profile"])
+        and (run_ids is None or r.record["run_id"] in run_ids)
+    ]
+    if not runs:
+        raise AsdError(
+            f"No finished run in {workspace.root} matches. `python -m asd_core run --help` tells how to make one."
+        )
+    board = analysis.leaderboard(runs, analysis.published())
+    if as_json:
+        _print_json(json.loads(board.to_json(orient="records")))
+        return
+    for (name, kind), rows in board.groupby(["data", "kind"], sort=False):
+        machines = [m for r in runs if r.record["data"]["name"] == name for m in r.record["labelled"]]
+        shown = rows[["system", "profile", "seeds"]].copy()
+        shown["Ω"] = [_with_interval(o, h) for o, h in zip(rows["omega"], rows["half_width"], strict=True)]
+        shown["seeds mean ± std"] = [
+            _with_interval(m, s) if n > 1 else "–"
+            for n, m, s in zip(rows["seeds"], rows["omega_mean"], rows["omega_std"], strict=True)
+        ]
+        for column, heading in (
+            ("auc_source", "AUC src"),
+            ("auc_target", "AUC tgt"),
+            ("pauc", "pAUC"),
+            ("restricted", "dom.-restr."),
+        ):
+            shown[heading] = rows[column]
+        for machine in sorted(set(machines)):
+            shown[machine] = rows.get(machine)
+        shown["false alarms %"] = [None if f is None or f != f else 100 * f for f in rows["false_alarm_rate"]]
+        shown["published"] = [
+            "–" if p is None or p != p else f"{p:.2f}{'' if m == 'official' else ' dr'}"
+            for p, m in zip(rows["published"], rows["metric_set"], strict=True)
+        ]
+        shown["difference"] = rows["difference"]
+        _print_table(
+            shown,
+            f"{name} ({kind}): percent, harmonic means over machines",
+            "Ω: official score, ± half of the 95 % bootstrap interval of the newest run. dom.-restr.: AUCs inside each "
+            "domain. false alarms: training normals above the threshold.\n"
+            "published: on DCASE 2026 development data (dr: domain-restricted); a difference is shown for the same data only.",
+        )
+
+
+def _with_interval(value: float | None, half: float | None) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.2f}" if half is None or half != half else f"{value:.2f} ± {half:.1f}"
+
+
+@app.command()
+def systems(as_json: JsonOption = False) -> None:
+    """List the systems, where they come from and what they do."""
+    import pandas as pd
+
+    rows = []
+    for name in config.system_names():
+        s = config.load_system(name)
+        report = s.report
+        rows.append(
+            {
+                "system": name,
+                "from": s.family,
+                "published": None if report is None or report.hmean is None else report.hmean,
+                "metric": "–" if report is None else report.metric.replace("_", "-"),
+                "networks": ", ".join(sorted({e.backbone.name for e in s.encoders.values()})) or "none",
+                "idea": s.idea,
+            }
+        )
+    if as_json:
+        _print_json(rows)
+    else:
+        _print_table(pd.DataFrame(rows), caption="published: harmonic mean in percent on DCASE 2026 development data.")
+
+
+@app.command()
+def score(
+    wavs: Annotated[list[Path], typer.Argument(help="Recordings to judge; any length, resampled if needed.")],
+    run_id: Annotated[str, typer.Option("--run", help="A finished run; `table --json` lists their ids.")],
+    machine: Annotated[str, typer.Option(help="Which machine of the run these recordings are of.")],
+    section: Annotated[str, typer.Option(help="Section of the machine.")] = "00",
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Score loose recordings with a trained system: anomaly score, threshold, decision, percentile among normals."""
+    from asd_core import pipeline
+
+    result = pipeline.score_files(_workspace(workspace), run_id, machine, wavs, section)
+    if as_json:
+        _print_json(result.to_dict(orient="records"))
+        return
+    result["decision"] = ["anomalous" if d else "normal" for d in result["decision"]]
+    result["percentile"] = [f"{100 * p:.0f} %" for p in result["percentile"]]
+    result[["score", "threshold"]] = result[["score", "threshold"]].map("{:.6g}".format)
+    _print_table(result[["file", "score", "threshold", "decision", "percentile"]], f"{machine}, {run_id}")
+
+
+# ------------------------------------------------------------------ evaluate and export
+
+
+@app.command()
+def evaluate(
+    tables: Annotated[
+        Path, typer.Argument(help="CSV with file_name, score (domain, label), an official CSV, or a folder.")
+    ],
+    truth: Annotated[Path | None, typer.Option(help="CSV file_name, domain, label, where names do not tell.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Official and domain-restricted metrics, with intervals, of any score table: ours or another tool's."""
+    import pandas as pd
+
+    from asd_core import analysis, metrics
+
+    result = metrics.evaluate(analysis.read_score_table(tables, truth))
+    if as_json:
+        _print_json(result)
+        return
+    rows = []
+    for machine, sections in result["machines"].items():
+        for section, m in sections.items():
+            percent = {n: None if m[n] is None else 100 * m[n] for n in (*metrics.TRIPLE, "hmean", "hmean_restricted")}
+            rows.append(
+                {"machine": machine, "section": section, **percent, "why": "; ".join(sorted(set(m["why"].values())))}
+            )
+    official, restricted = result["official"], result["domain_restricted"]
+    caption = "Ω undefined: " + official["why"] if official["omega"] is None else ""
+    if official["omega"] is not None:
+        low, high = official["interval"]
+        caption = f"Ω {100 * official['omega']:.2f} (95 %: {100 * low:.2f} to {100 * high:.2f})"
+    if restricted["hmean"] is not None:
+        caption += f", domain-restricted {100 * restricted['hmean']:.2f}"
+    _print_table(pd.DataFrame(rows), "percent", caption)
+
+
+@app.command()
+def export(
+    spec: Annotated[Path, typer.Option(help="YAML or JSON that describes the package (authors, systems, report).")],
+    output: Annotated[Path | None, typer.Option(help="Zip or folder; default: the workspace's exports.")] = None,
+    workspace: WorkspaceOption = WORKSPACE,
+    job: JobOption = None,
+) -> None:
+    """Build a submission package and check it against every rule."""
+    with reporting(job) as progress:
+        from asd_core.export import submission
+
+        place = _workspace(workspace)
+        progress(0.0, "building the package")
+        path = submission.build(config.load(submission.Package, spec), place, output or place.exports)
+    out.print(f"Wrote {path}")
+    _check(path)
+
+
+@app.command()
+def check_submission(
+    package: Annotated[Path, typer.Argument(help="A zip or a folder.")], as_json: JsonOption = False
+) -> None:
+    """Check a submission package: rule, file and row of everything that is wrong."""
+    _check(package, as_json)
+
+
+def _check(package: Path, as_json: bool = False) -> None:
+    from asd_core.export import validator
+
+    checks = validator.check(package)
+    failed = [check for check in checks if check.ok == "fail"]
+    if as_json:
+        _print_json([vars(check) if hasattr(check, "__dict__") else check for check in checks])
+    else:
+        signs = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "warn": "[yellow]![/]"}
+        for check in checks:
+            place = f" {check.file}" if check.file else ""
+            row = "" if check.row is None else f", row {check.row}"
+            out.print(f"{signs[check.ok]} [b]{check.rule}[/]{escape(place)}{row}: {escape(check.message)}")
+        out.print(f"{len(failed)} of {len(checks)} checks failed." if failed else "The package keeps every rule.")
+    if failed:
+        raise typer.Exit(1)
+
+
+# ------------------------------------------------------------------ data
+
+
+@app.command()
+def doctor(folder: Annotated[Path, typer.Argument(help="A data set's folder.")], as_json: JsonOption = False) -> None:
+    """Check every recording of a data set and report what is wrong, file by file, without stopping."""
+    from asd_core.data import doctor as examination
+
+    with reporting(None) as progress:
+        report = examination.examine(folder, progress)
+    sys.stdout.write((examination.to_json(report) if as_json else examination.render(report)) + "\n")
+    if any(finding.severity == "error" for finding in report.findings):
+        raise typer.Exit(1)
+
+
+@data_app.command()
+def simulate(
+    root: Annotated[Path, typer.Option(help="Folder to write; default data/demo.")] = config.CONFIGS.parent
+    / "data"
+    / "demo",
+    size: Annotated[
+        str, typer.Option(help="tiny (seconds), demo (a minute) or full (990+10+200 clips a machine).")
+    ] = "demo",
+    machines: Annotated[list[str] | None, typer.Option(help="Only these machines; repeat the option.")] = None,
+    seed: Annotated[int, typer.Option(help="Equal seeds, equal bytes.")] = 0,
+    job: JobOption = None,
+) -> None:
+    """Record simulated machines, in the layout of the challenge. Repeating the command continues."""
+    with reporting(job) as progress:
+        from asd_core.data.simulate import simulate as record
+
+        record(root, size, machines, seed, progress)
+    err.print(f"Simulated machines are in {root}")
+
+
+@data_app.command()
+def download(
+    name: Annotated[
+        str, typer.Argument(help="A data set of configs/datasets.", autocompletion=_complete_data)
+    ] = "dcase2026",
+    root: Annotated[Path | None, typer.Option(help="Where to; default: the data set's own folder.")] = None,
+    machines: Annotated[list[str] | None, typer.Option(help="Only these machines; repeat the option.")] = None,
+    parts: Annotated[list[str] | None, typer.Option(help="dev, eval_train, eval_test; repeat the option.")] = None,
+    job: JobOption = None,
+) -> None:
+    """Fetch a data set's archives (DCASE 2026: about 8.2 GB), check and unpack them. Repeating continues."""
+    with reporting(job) as progress:
+        from asd_core.data import catalogue
+        from asd_core.data import download as fetching
+
+        about = catalogue.load_dataset_config(name)
+        place = root or config.CONFIGS.parent / about.root
+        fetched = fetching.download(about, place, machines, parts, progress)
+    err.print(f"{len(fetched)} archives fetched; the data set is in {place}")
+
+
+@data_app.command()
+def show(
+    data: Annotated[str, typer.Argument(help="A data set or a folder.", autocompletion=_complete_data)] = "demo",
+    as_json: JsonOption = False,
+) -> None:
+    """Count the clips of a data set by machine, split, domain and label."""
+    from asd_core.data.manifest import open_dataset
+
+    found = open_dataset(data)
+    counts = found.counts()
+    if as_json:
+        _print_json(counts.to_dict(orient="records"))
+        return
+    _print_table(counts, f"{found.name} ({found.kind}), {found.root}")
+    for problem in found.problems:
+        err.print(f"[yellow]passed over:[/] {escape(problem)}")
+
+
+@app.command()
+def clean(workspace: WorkspaceOption = WORKSPACE) -> None:
+    """Delete caches and the remains of unfinished work. Runs, trained networks and exports stay."""
+    import shutil
+
+    place = _workspace(workspace)
+    remains = [
+        folder
+        for folder in (place.root / "tasks").glob("*/*")
+        if folder.is_dir() and not (folder / "meta.json").exists()
+    ]
+    for folder in [place.cache, *remains]:
+        shutil.rmtree(folder, ignore_errors=True)
+    out.print(f"Removed the cache and {len(remains)} unfinished tasks.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    handler = RichHandler(console=err, show_path=False, show_time=False)
+    logging.basicConfig(level="INFO" if verbose else "WARNING", format="%(message)s", handlers=[handler])
+
+
+def main() -> None:
+    """Run the command line; a problem becomes one message and an exit code, never a traceback."""
+    try:
+        app()
+    except AsdError as error:
+        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except (Cancelled, KeyboardInterrupt):
+        err.print("Cancelled. What was finished is kept; the same command continues.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

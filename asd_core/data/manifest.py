@@ -8,9 +8,10 @@ and attributes of a test clip go into `Truth`, which only `metrics` and `analysi
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,7 +143,8 @@ def scan(root: Path, name: str | None = None, kind: str | None = None) -> DataSe
         )
     about = read_json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
     places: dict[str, Path] = {}
-    for folder in sorted(path for split in (TRAIN, TEST) for path in root.rglob(split) if path.is_dir()):
+    split_folders = (place / name for place, folders, _ in walk(root) for name in folders if name in (TRAIN, TEST))
+    for folder in sorted(split_folders):
         first = places.setdefault(folder.parent.name, folder.parent)
         if first != folder.parent:
             raise AsdError(
@@ -171,6 +173,25 @@ def scan(root: Path, name: str | None = None, kind: str | None = None) -> DataSe
     name = name or about.get("name") or root.name
     kind = kind or about.get("kind") or "local recordings"
     return DataSet(name, kind, root, tuple(clips), truth, tuple(problems))
+
+
+def walk(
+    root: Path, on_error: Callable[[OSError], object] | None = None, on_repeat: Callable[[Path], object] | None = None
+) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """(folder, names of folders, names of files) below `root` in order; links are followed, hidden folders and
+    folders that were seen before under another name (`on_repeat`) are not entered."""
+    seen: set[Path] = set()
+    for name, folders, files in os.walk(root, followlinks=True, onerror=on_error):
+        place = Path(name)
+        real = place.resolve()
+        if real in seen:
+            folders.clear()
+            if on_repeat is not None:
+                on_repeat(place)
+            continue
+        seen.add(real)
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        yield place, folders, sorted(files)
 
 
 def open_dataset(name_or_path: str) -> DataSet:

@@ -33,11 +33,7 @@ class Mahalanobis(Scorer):
         deviation = centred.std(axis=0) if self.standardise else np.ones(x.shape[1])
         self.scale_ = 1 / np.where(deviation > 0, deviation, 1.0)
         self.means_ = np.stack([means[domain] * self.scale_ for domain in domains])  # (domains, D)
-        estimate = LedoitWolf(assume_centered=True).fit(centred * self.scale_)
-        # constant dimensions would make Σ singular; the ridge is far below the scatter of the others
-        ridge = 1e-6 * np.trace(estimate.covariance_) / x.shape[1] + np.finfo(float).tiny
-        self.shrinkage_ = float(estimate.shrinkage_)
-        self.cholesky_ = np.linalg.cholesky(estimate.covariance_ + ridge * np.eye(x.shape[1]))
+        self.cholesky_ = np.linalg.cholesky(_covariance(centred * self.scale_))
 
     def _score(self, x: np.ndarray) -> np.ndarray:
         difference = x.astype(np.float64)[None] * self.scale_ - self.means_[:, None]  # (domains, N, D)
@@ -46,3 +42,13 @@ class Mahalanobis(Scorer):
 
     def _training_scores(self) -> np.ndarray:
         return held_out_scores(Mahalanobis(self.standardise), self.train_)
+
+
+def _covariance(centred: np.ndarray) -> np.ndarray:
+    """Ledoit–Wolf covariance (D, D), always invertible; the unit matrix where nothing varies."""
+    dimensions = centred.shape[1]
+    if not centred.any():
+        return np.eye(dimensions)
+    covariance = LedoitWolf(assume_centered=True).fit(centred).covariance_
+    # constant dimensions would make it singular; the ridge is far below the scatter of the others
+    return covariance + 1e-6 * np.trace(covariance) / dimensions * np.eye(dimensions)

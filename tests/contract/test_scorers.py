@@ -1,0 +1,98 @@
+"""What every registered scorer must keep; a new one is tested before anyone thinks of it."""
+
+import numpy as np
+import pytest
+
+from asd_core.scorers import SCORERS
+from asd_core.types import AsdError, EmbeddingSet
+
+VARIANTS = [
+    *({"name": name} for name in sorted(SCORERS.classes)),
+    {"name": "knn", "metric": "euclidean", "k": 3, "domains": "min"},
+    {"name": "knn", "metric": "chord", "domains": "zscore"},
+    {"name": "knn", "metric": "euclidean", "standardise": True},
+    {"name": "knn", "domains": "min", "smote": 0.5, "smote_k": 2},
+    {"name": "mahalanobis", "standardise": True},
+]
+
+
+def make(n_source: int, n_target: int, seed: int = 0, dim: int = 6) -> EmbeddingSet:
+    rng = np.random.default_rng(seed)
+    n = n_source + n_target
+    x = rng.normal(size=(n, dim)).astype(np.float32) + 3
+    domains = np.array(["source"] * n_source + ["target"] * n_target)
+    return EmbeddingSet(x, np.array([f"fan/train/{i}" for i in range(n)]), np.full(n, "00"), domains)
+
+
+def unknown(x) -> EmbeddingSet:
+    n = len(x)
+    return EmbeddingSet(x, np.array([f"fan/test/{i}" for i in range(n)]), np.full(n, "00"), np.full(n, ""))
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda spec: "-".join(map(str, spec.values())))
+def spec(request):
+    return request.param
+
+
+def test_scores_are_finite_float64_and_fit_returns_self(spec):
+    scorer = SCORERS.create(spec)
+    assert scorer.fit(make(40, 6)) is scorer
+    for scores, n in ((scorer.score(unknown(make(9, 0, 1).x)), 9), (scorer.training_scores(), 46)):
+        assert scores.shape == (n,)
+        assert scores.dtype == np.float64
+        assert np.isfinite(scores).all()
+
+
+def test_far_points_score_higher(spec):
+    scorer = SCORERS.create(spec).fit(make(40, 6))
+    near = make(1, 0, 2).x
+    far = -near if spec.get("metric", "cosine") != "euclidean" and spec["name"] == "knn" else near + 30
+    low, high = scorer.score(unknown(np.concatenate([near, far])))
+    assert high > low
+
+
+def test_subset_and_order_do_not_matter(spec):
+    scorer = SCORERS.create(spec).fit(make(40, 6))
+    x = make(12, 0, 3).x
+    scores = scorer.score(unknown(x))
+    order = np.random.default_rng(0).permutation(12)[:5]
+    np.testing.assert_allclose(scorer.score(unknown(x[order])), scores[order], rtol=1e-6, atol=1e-9)
+
+
+def test_refit_forgets_and_inputs_stay(spec):
+    first, second = make(40, 6), make(30, 4, seed=9)
+    before = second.x.copy()
+    test = unknown(make(7, 0, 5).x)
+    again = SCORERS.create(spec).fit(first).fit(second).score(test)
+    np.testing.assert_array_equal(again, SCORERS.create(spec).fit(second).score(test))
+    np.testing.assert_array_equal(second.x, before)
+
+
+@pytest.mark.parametrize(("source", "target"), [(40, 1), (40, 0), (0, 4), (1, 0), (2, 1), (3, 3)])
+def test_small_and_missing_domains(spec, source, target):
+    scorer = SCORERS.create(spec).fit(make(source, target))
+    assert np.isfinite(scorer.training_scores()).all()
+    assert np.isfinite(scorer.score(unknown(make(4, 0, 1).x))).all()
+
+
+def test_constant_embeddings_stay_finite(spec):
+    train = make(20, 3)
+    train.x[:] = 1.0
+    assert np.isfinite(SCORERS.create(spec).fit(train).score(unknown(train.x[:4]))).all()
+
+
+def test_what_is_not_finite_is_named(spec):
+    train = make(10, 2)
+    train.x[3, 0] = np.nan
+    with pytest.raises(AsdError, match="fan/train/3"):
+        SCORERS.create(spec).fit(train)
+
+
+def test_unfitted_scorer_says_so(spec):
+    with pytest.raises(RuntimeError, match="fit before score"):
+        SCORERS.create(spec).score(make(2, 0))
+
+
+def test_no_training_clip_is_refused(spec):
+    with pytest.raises(AsdError, match="at least one normal clip"):
+        SCORERS.create(spec).fit(make(0, 0))

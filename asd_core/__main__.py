@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asd_core import __version__, config, jobs
+from asd_core import __version__, api, config, jobs
 from asd_core.types import AsdError, Cancelled
 from asd_core.types import Progress as ProgressCall
 
@@ -135,6 +135,9 @@ def run(
     seeds: Annotated[list[int] | None, typer.Option(help="Seeds; repeat the option. Default: 0.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="All systems.")] = False,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(min=0, help="Seconds between two checkpoints of a training.")
+    ] = 30.0,
     dry_run: Annotated[bool, typer.Option(help="Show the plan and the resolved configuration; do nothing.")] = False,
     workspace: WorkspaceOption = WORKSPACE,
     job: JobOption = None,
@@ -156,7 +159,7 @@ def run(
 
         chosen = [config.load_system(name) for name in names]
         overlay = config.load_profile(profile)
-        context = pipeline.Context(_workspace(workspace), open_dataset(data), device)
+        context = pipeline.Context(_workspace(workspace), open_dataset(data), device, checkpoint_seconds)
         for problem in context.data.problems:
             logging.getLogger(__name__).warning("passed over: %s", problem)
         progress(0.0, "planning")
@@ -339,41 +342,54 @@ def export(
     spec: Annotated[Path, typer.Option(help="YAML or JSON that describes the package (authors, systems, report).")],
     output: Annotated[Path | None, typer.Option(help="Zip or folder; default: the workspace's exports.")] = None,
     workspace: WorkspaceOption = WORKSPACE,
-    job: JobOption = None,
 ) -> None:
     """Build a submission package and check it against every rule."""
-    with reporting(job) as progress:
-        from asd_core.export import submission
+    from asd_core.artifacts import load_run
+    from asd_core.export import submission
 
-        place = _workspace(workspace)
-        progress(0.0, "building the package")
-        path = submission.build(config.load(submission.Package, spec), place, output or place.exports)
+    place = _workspace(workspace)
+    package = config.load(submission.Package, spec)
+    path = submission.build(package, place, output or place.exports)
     out.print(f"Wrote {path}")
-    _check(path)
+    runs = [load_run(place, run_id) for system in package.systems for run_id in system.runs]
+    machines = package.machines or [machine for r in runs for machine in submission.unlabelled_machines(r)]
+    _check(path, api.expected_clips(runs, machines))
 
 
 @app.command()
 def check_submission(
-    package: Annotated[Path, typer.Argument(help="A zip or a folder.")], as_json: JsonOption = False
+    package: Annotated[Path, typer.Argument(help="A zip or a folder.")],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Check against the unlabelled machines of this data set; default: the DCASE 2026 evaluation set."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a submission package: rule, file and row of everything that is wrong."""
-    _check(package, as_json)
+    expected = None
+    if data is not None:
+        from asd_core.data.manifest import open_dataset
+
+        found = open_dataset(data)
+        unlabelled = [machine for machine in found.machines if not found.is_labelled(machine)]
+        expected = {machine: [clip.file_name for clip in found.of(machine, "test")] for machine in unlabelled}
+    _check(package, expected, as_json)
 
 
-def _check(package: Path, as_json: bool = False) -> None:
-    from asd_core.export import validator
-
-    checks = validator.check(package)
-    failed = [check for check in checks if check.ok == "fail"]
+def _check(package: Path, expected: dict[str, list[str]] | None, as_json: bool = False) -> None:
+    findings = api.check_package(package, expected)
+    failed = (findings["ok"] == "fail").sum()
     if as_json:
-        _print_json([vars(check) if hasattr(check, "__dict__") else check for check in checks])
+        _print_json(findings.to_dict(orient="records"))
     else:
         signs = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "warn": "[yellow]![/]"}
-        for check in checks:
-            place = f" {check.file}" if check.file else ""
-            row = "" if check.row is None else f", row {check.row}"
-            out.print(f"{signs[check.ok]} [b]{check.rule}[/]{escape(place)}{row}: {escape(check.message)}")
-        out.print(f"{len(failed)} of {len(checks)} checks failed." if failed else "The package keeps every rule.")
+        for check in findings.itertuples():
+            row = "" if check.row is None or check.row != check.row else f", row {check.row:.0f}"
+            place = f" {check.file}{row}" if check.file else ""
+            out.print(f"{signs[check.ok]} [b]{check.rule}[/]{escape(place)}: {escape(check.message)}", highlight=False)
+        out.print(f"{failed} of {len(findings)} checks failed." if failed else "The package keeps every rule.")
     if failed:
         raise typer.Exit(1)
 
@@ -489,6 +505,13 @@ def main() -> None:
         app()
     except AsdError as error:
         err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+    except OSError as error:  # no permission, no room, a file where a folder should be
+        place = f": {error.filename}" if error.filename else ""
+        err.print(
+            f"[bold red]error:[/] {escape(f'{error.strerror or error}{place}')}. Nothing finished was lost.",
+            soft_wrap=True,
+        )
         sys.exit(1)
     except (Cancelled, KeyboardInterrupt):
         err.print("Cancelled. What was finished is kept; the same command continues.")

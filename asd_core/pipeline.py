@@ -51,6 +51,7 @@ class Context:
     workspace: Workspace
     data: DataSet
     device: str = "auto"
+    checkpoint_seconds: float = 30.0  # between two checkpoints of a training
 
     def fingerprint(self, clips: Iterable[Clip]) -> str:
         return fingerprint(clips, self.workspace.cache / "fingerprints.json")
@@ -172,7 +173,9 @@ def run_id(system: str, data: str, profile: str, seed: int, machines: Sequence[s
     return f"{system}--{data}--{profile}--seed{seed}{subset}"
 
 
-def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int, prints: dict[str, str]) -> Task:
+def _run_task(
+    system: System, profile: str, context: Context, machines: list[str], seed: int, prints: dict[str, str]
+) -> Task:
     trained = {}
     for branch in system.branches:
         if branch.encoder is not None:
@@ -269,6 +272,7 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
         options,
         seed=seed,
         checkpoint_file=folder / "checkpoint.safetensors",
+        checkpoint_seconds=context.checkpoint_seconds,
         device=context.device,
         progress=lambda fraction, message, **values: progress(fraction, f"{task.title}: {message}", **values),
     )
@@ -277,7 +281,8 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     write_arrays(folder / "losses.npz", losses=losses)
     write_arrays(folder / "extra.npz", **extra)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    return {"backbone": encoder["backbone"], "notices": problem.notices, "steps": len(losses)}
+    parameters = sum(p.numel() for p in backbone.parameters())
+    return {"backbone": encoder["backbone"], "parameters": parameters, "notices": problem.notices, "steps": len(losses)}
 
 
 def load_encoder(folder: Path) -> Any:
@@ -425,7 +430,7 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         "data": _describe(context, by_machine),
         "labelled": labelled,
         "thresholds": thresholds,
-        "tasks": [{"kind": t.kind, "key": t.key, "title": t.title} for t in _all_inputs(task)],
+        "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": _machine(t)} for t in _all_inputs(task)],
         "notices": sorted(set(notices)),
         "created": time.time(),
         "seconds": sum(read_json(t.folder(context.workspace) / "meta.json")["seconds"] for t in _all_inputs(task)),
@@ -484,6 +489,12 @@ def _all_inputs(task: Task) -> list[Task]:
     for needed in task.inputs:
         found |= {(t.kind, t.key): t for t in [*_all_inputs(needed), needed]}
     return list(found.values())
+
+
+def _machine(task: Task) -> str | None:
+    """The one machine a task is about; None for a training on several."""
+    machines = task.spec.get("machines", [task.spec.get("machine")])
+    return machines[0] if len(machines) == 1 else None
 
 
 def _inputs_of_kind(task: Task, kind: str) -> list[Task]:

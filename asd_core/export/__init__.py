@@ -1,0 +1,1 @@
+"""What leaves the workspace: submission packages and the checks they must pass."""

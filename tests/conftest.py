@@ -1,0 +1,29 @@
+"""Shared by all tests: a small simulated data set, and the command line as a user calls it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+SYSTEMS = Path(__file__).parent / "systems"
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """A few simulated machines with a few short clips each; read it, do not change it."""
+    from asd_core.data.simulate import simulate
+
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    simulate(root, "tiny")
+    return root
+
+
+def asd(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """``python -m asd_core …`` in a process of its own, on one thread: tests run side by side."""
+    command = [sys.executable, "-m", "asd_core", *map(str, arguments)]
+    options.setdefault("env", ENVIRONMENT)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, **options)

@@ -9,25 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from asd_core import __version__, api, config, jobs
+from asd_core import __version__, api, config, terminal
 from asd_core.types import AsdError, Cancelled
-from asd_core.types import Progress as ProgressCall
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from asd_core.artifacts import Workspace
 
 app = typer.Typer(
@@ -40,8 +33,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Get, simulate and look at data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-
-out, err = Console(), Console(stderr=True)
 
 
 def _complete_system(incomplete: str) -> list[str]:
@@ -65,56 +56,10 @@ JobOption = Annotated[Path | None, typer.Option("--job", hidden=True, help="Repo
 WORKSPACE = config.CONFIGS.parent / "workspace"
 
 
-@contextmanager
-def reporting(job: Path | None) -> Iterator[ProgressCall]:
-    """Progress to a job folder when the app started this, to a bar on the terminal otherwise."""
-    if job is not None:
-        with jobs.reporting(job) as progress:
-            yield progress
-        return
-    columns = (
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=err, transient=not err.is_terminal, disable=not err.is_terminal) as bar:
-        task = bar.add_task("", total=1.0)
-
-        def progress(fraction: float, message: str, **values: float) -> None:
-            bar.update(task, completed=fraction, description=escape(message))
-
-        yield progress
-
-
 def _workspace(root: Path) -> Workspace:
     from asd_core.artifacts import Workspace
 
     return Workspace(root.resolve())
-
-
-def _print_table(rows: pd.DataFrame, title: str = "", caption: str = "") -> None:
-    table = Table(title=title or None, caption=caption or None, caption_justify="left", title_justify="left")
-    numeric = rows.map(lambda value: isinstance(value, int | float)).any()
-    for position, name in enumerate(rows.columns):
-        # names and numbers stay whole, prose wraps
-        table.add_column(
-            str(name), justify="right" if numeric[name] else "left", no_wrap=position == 0 or bool(numeric[name])
-        )
-    for _, row in rows.iterrows():
-        table.add_row(*(_cell(value) for value in row))
-    # a table wider than the terminal is better scrolled than squeezed
-    (Console(width=max(out.width, 160)) if not out.is_terminal else out).print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return "–"
-    return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
 # ------------------------------------------------------------------ train and score
@@ -152,7 +97,7 @@ def run(
         raise typer.BadParameter("name at least one system, or --all; `systems` lists them")
     if device not in ("auto", "cpu"):
         raise typer.BadParameter(f'device "{device}" is not one of auto, cpu')
-    with reporting(job) as progress:
+    with terminal.reporting(job) as progress:
         from asd_core import pipeline
         from asd_core.data.manifest import open_dataset
         from asd_core.engine import local
@@ -166,7 +111,7 @@ def run(
         tasks = pipeline.plan(chosen, overlay, context, machines, seeds or [0])
         if dry_run:
             states = {True: "done", False: "to do"}
-            _print_json(
+            terminal.print_json(
                 {
                     "systems": [config.resolve(s, overlay).model_dump(mode="json", exclude_none=True) for s in chosen],
                     "tasks": [f"{t.kind}/{t.key} {states[t.done(context.workspace)]}: {t.title}" for t in tasks],
@@ -174,9 +119,9 @@ def run(
             )
             return
         outcome = local.run(tasks, context, progress)
-    err.print(f"{outcome.computed} tasks computed, {outcome.reused} reused.")
+    terminal.err.print(f"{outcome.computed} tasks computed, {outcome.reused} reused.")
     finished = [t.spec["run_id"] for t in tasks if t.kind == "run"]
-    _leaderboard(context.workspace, run_ids=finished)
+    _show_runs(context.workspace, run_ids=finished)
 
 
 @app.command()
@@ -187,10 +132,10 @@ def table(
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
     """Results of all runs: official and domain-restricted scores, intervals, published numbers beside."""
-    _leaderboard(_workspace(workspace), data, profile, as_json=as_json)
+    _show_runs(_workspace(workspace), data, profile, as_json=as_json)
 
 
-def _leaderboard(
+def _show_runs(
     workspace: Workspace,
     data: str | None = None,
     profile: str | None = None,
@@ -213,44 +158,9 @@ def _leaderboard(
         )
     board = analysis.leaderboard(runs, analysis.published())
     if as_json:
-        _print_json(json.loads(board.to_json(orient="records")))
-        return
-    for (name, kind), rows in board.groupby(["data", "kind"], sort=False):
-        machines = [m for r in runs if r.record["data"]["name"] == name for m in r.record["labelled"]]
-        shown = rows[["system", "profile", "seeds"]].copy()
-        shown["Ω"] = [_with_interval(o, h) for o, h in zip(rows["omega"], rows["half_width"], strict=True)]
-        shown["seeds mean ± std"] = [
-            _with_interval(m, s) if n > 1 else "–"
-            for n, m, s in zip(rows["seeds"], rows["omega_mean"], rows["omega_std"], strict=True)
-        ]
-        for column, heading in (
-            ("auc_source", "AUC src"),
-            ("auc_target", "AUC tgt"),
-            ("pauc", "pAUC"),
-            ("restricted", "dom.-restr."),
-        ):
-            shown[heading] = rows[column]
-        for machine in sorted(set(machines)):
-            shown[machine] = rows.get(machine)
-        shown["false alarms %"] = [None if f is None or f != f else 100 * f for f in rows["false_alarm_rate"]]
-        shown["published"] = [
-            "–" if p is None or p != p else f"{p:.2f}{'' if m == 'official' else ' dr'}"
-            for p, m in zip(rows["published"], rows["metric_set"], strict=True)
-        ]
-        shown["difference"] = rows["difference"]
-        _print_table(
-            shown,
-            f"{name} ({kind}): percent, harmonic means over machines",
-            "Ω: official score, ± half of the 95 % bootstrap interval of the newest run. dom.-restr.: AUCs inside each "
-            "domain. false alarms: training normals above the threshold.\n"
-            "published: on DCASE 2026 development data (dr: domain-restricted); a difference is shown for the same data only.",
-        )
-
-
-def _with_interval(value: float | None, half: float | None) -> str:
-    if value is None or value != value:
-        return "–"
-    return f"{value:.2f}" if half is None or half != half else f"{value:.2f} ± {half:.1f}"
+        terminal.print_json(json.loads(board.to_json(orient="records")))
+    else:
+        terminal.print_leaderboard(board, {r.record["data"]["name"]: r.record["labelled"] for r in runs})
 
 
 @app.command()
@@ -273,9 +183,11 @@ def systems(as_json: JsonOption = False) -> None:
             }
         )
     if as_json:
-        _print_json(rows)
+        terminal.print_json(rows)
     else:
-        _print_table(pd.DataFrame(rows), caption="published: harmonic mean in percent on DCASE 2026 development data.")
+        terminal.print_table(
+            pd.DataFrame(rows), caption="published: harmonic mean in percent on DCASE 2026 development data."
+        )
 
 
 @app.command()
@@ -292,12 +204,12 @@ def score(
 
     result = pipeline.score_files(_workspace(workspace), run_id, machine, wavs, section)
     if as_json:
-        _print_json(result.to_dict(orient="records"))
+        terminal.print_json(result.to_dict(orient="records"))
         return
     result["decision"] = ["anomalous" if d else "normal" for d in result["decision"]]
     result["percentile"] = [f"{100 * p:.0f} %" for p in result["percentile"]]
     result[["score", "threshold"]] = result[["score", "threshold"]].map("{:.6g}".format)
-    _print_table(result[["file", "score", "threshold", "decision", "percentile"]], f"{machine}, {run_id}")
+    terminal.print_table(result[["file", "score", "threshold", "decision", "percentile"]], f"{machine}, {run_id}")
 
 
 # ------------------------------------------------------------------ evaluate and export
@@ -318,7 +230,7 @@ def evaluate(
 
     result = metrics.evaluate(analysis.read_score_table(tables, truth))
     if as_json:
-        _print_json(result)
+        terminal.print_json(result)
         return
     rows = []
     for machine, sections in result["machines"].items():
@@ -334,7 +246,7 @@ def evaluate(
         caption = f"Ω {100 * official['omega']:.2f} (95 %: {100 * low:.2f} to {100 * high:.2f})"
     if restricted["hmean"] is not None:
         caption += f", domain-restricted {100 * restricted['hmean']:.2f}"
-    _print_table(pd.DataFrame(rows), "percent", caption)
+    terminal.print_table(pd.DataFrame(rows), "percent", caption)
 
 
 @app.command()
@@ -350,7 +262,7 @@ def export(
     place = _workspace(workspace)
     package = config.load(submission.Package, spec)
     path = submission.build(package, place, output or place.exports)
-    out.print(f"Wrote {path}")
+    terminal.out.print(f"Wrote {path}")
     runs = [load_run(place, run_id) for system in package.systems for run_id in system.runs]
     machines = package.machines or [machine for r in runs for machine in submission.unlabelled_machines(r)]
     _check(path, api.expected_clips(runs, machines))
@@ -382,14 +294,16 @@ def _check(package: Path, expected: dict[str, list[str]] | None, as_json: bool =
     findings = api.check_package(package, expected)
     failed = (findings["ok"] == "fail").sum()
     if as_json:
-        _print_json(findings.to_dict(orient="records"))
+        terminal.print_json(findings.to_dict(orient="records"))
     else:
         signs = {"pass": "[green]✓[/]", "fail": "[red]✗[/]", "warn": "[yellow]![/]"}
         for check in findings.itertuples():
             row = "" if check.row is None or check.row != check.row else f", row {check.row:.0f}"
             place = f" {check.file}{row}" if check.file else ""
-            out.print(f"{signs[check.ok]} [b]{check.rule}[/]{escape(place)}: {escape(check.message)}", highlight=False)
-        out.print(f"{failed} of {len(findings)} checks failed." if failed else "The package keeps every rule.")
+            terminal.out.print(
+                f"{signs[check.ok]} [b]{check.rule}[/]{escape(place)}: {escape(check.message)}", highlight=False
+            )
+        terminal.out.print(f"{failed} of {len(findings)} checks failed." if failed else "The package keeps every rule.")
     if failed:
         raise typer.Exit(1)
 
@@ -402,7 +316,7 @@ def doctor(folder: Annotated[Path, typer.Argument(help="A data set's folder.")],
     """Check every recording of a data set and report what is wrong, file by file, without stopping."""
     from asd_core.data import doctor as examination
 
-    with reporting(None) as progress:
+    with terminal.reporting(None) as progress:
         report = examination.examine(folder, progress)
     sys.stdout.write((examination.to_json(report) if as_json else examination.render(report)) + "\n")
     if any(finding.severity == "error" for finding in report.findings):
@@ -422,11 +336,11 @@ def simulate(
     job: JobOption = None,
 ) -> None:
     """Record simulated machines, in the layout of the challenge. Repeating the command continues."""
-    with reporting(job) as progress:
+    with terminal.reporting(job) as progress:
         from asd_core.data.simulate import simulate as record
 
         record(root, size, machines, seed, progress)
-    err.print(f"Simulated machines are in {root}")
+    terminal.err.print(f"Simulated machines are in {root}")
 
 
 @data_app.command()
@@ -440,14 +354,14 @@ def download(
     job: JobOption = None,
 ) -> None:
     """Fetch a data set's archives (DCASE 2026: about 8.2 GB), check and unpack them. Repeating continues."""
-    with reporting(job) as progress:
+    with terminal.reporting(job) as progress:
         from asd_core.data import catalogue
         from asd_core.data import download as fetching
 
         about = catalogue.load_dataset_config(name)
         place = root or config.CONFIGS.parent / about.root
         fetched = fetching.download(about, place, machines, parts, progress)
-    err.print(f"{len(fetched)} archives fetched; the data set is in {place}")
+    terminal.err.print(f"{len(fetched)} archives fetched; the data set is in {place}")
 
 
 @data_app.command()
@@ -461,11 +375,11 @@ def show(
     found = open_dataset(data)
     counts = found.counts()
     if as_json:
-        _print_json(counts.to_dict(orient="records"))
+        terminal.print_json(counts.to_dict(orient="records"))
         return
-    _print_table(counts, f"{found.name} ({found.kind}), {found.root}")
+    terminal.print_table(counts, f"{found.name} ({found.kind}), {found.root}")
     for problem in found.problems:
-        err.print(f"[yellow]passed over:[/] {escape(problem)}")
+        terminal.err.print(f"[yellow]passed over:[/] {escape(problem)}")
 
 
 @app.command()
@@ -481,12 +395,12 @@ def clean(workspace: WorkspaceOption = WORKSPACE) -> None:
     ]
     for folder in [place.cache, *remains]:
         shutil.rmtree(folder, ignore_errors=True)
-    out.print(f"Removed the cache and {len(remains)} unfinished tasks.")
+    terminal.out.print(f"Removed the cache and {len(remains)} unfinished tasks.")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
-        out.print(__version__)
+        terminal.out.print(__version__)
         raise typer.Exit
 
 
@@ -495,7 +409,7 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell more.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
-    handler = RichHandler(console=err, show_path=False, show_time=False)
+    handler = RichHandler(console=terminal.err, show_path=False, show_time=False)
     logging.basicConfig(level="INFO" if verbose else "WARNING", format="%(message)s", handlers=[handler])
 
 
@@ -504,17 +418,17 @@ def main() -> None:
     try:
         app()
     except AsdError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        terminal.err.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)
     except OSError as error:  # no permission, no room, a file where a folder should be
         place = f": {error.filename}" if error.filename else ""
-        err.print(
+        terminal.err.print(
             f"[bold red]error:[/] {escape(f'{error.strerror or error}{place}')}. Nothing finished was lost.",
             soft_wrap=True,
         )
         sys.exit(1)
     except (Cancelled, KeyboardInterrupt):
-        err.print("Cancelled. What was finished is kept; the same command continues.")
+        terminal.err.print("Cancelled. What was finished is kept; the same command continues.")
         sys.exit(130)
 
 

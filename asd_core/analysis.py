@@ -94,8 +94,8 @@ def leaderboard(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
         ``auc_source``, ``auc_target``, ``pauc`` (harmonic means), ``restricted`` (domain-restricted harmonic mean) and
         one column per machine; over all seeds ``seeds``, ``omega_mean``, ``omega_std``; ``false_alarm_rate`` on
         training normals (fraction). ``published`` and ``metric_set`` come from the report, and ``difference`` is
-        this run minus the report in points of the same metric set, None unless the run covers exactly the seven
-        development machines of DCASE 2026.
+        this run minus the report in points of the same metric set, None unless the run is of profile full and covers
+        exactly the seven development machines of DCASE 2026.
     """
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -152,7 +152,7 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
             row["half_width"] = 50 * (high - low)
         ours = row["omega"] if metric_set == "official" else row["restricted"]
         same_data = record["data"]["kind"] == COMPARABLE_KIND and set(metrics["machines"]) == set(DEVELOPMENT)
-        if same_data and printed is not None and ours is not None:
+        if same_data and record["profile"] == "full" and printed is not None and ours is not None:
             row["difference"] = ours - printed
         row |= {machine: _percent(machine_hmean(sections)) for machine, sections in metrics["machines"].items()}
     return row

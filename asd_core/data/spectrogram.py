@@ -1,7 +1,8 @@
 """Spectrograms to look at: the same analysis for every clip and one loudness scale per machine, so that two
 pictures can be compared. Detectors never see these; their representations are `asd_core.views`.
 
-Levels are dB relative to a full-scale sine (dBFS). Rows run from low to high frequency.
+Levels are dB relative to a full-scale sine (dBFS); a row averages the power of its bins, so that a pure tone reads a
+few dB lower. Rows run from low to high frequency.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ Axis = Literal["mel", "log", "linear"]
 AXES: tuple[Axis, ...] = get_args(Axis)
 WINDOW, HOP = 1024, 512  # samples, Hann
 ROWS = 256
-RANGE_DB = 80.0  # from the darkest to the brightest colour
 FLOOR_DB = -140.0
 LOG_FROM = 50.0  # Hz, where the logarithmic axis begins
 TICKS = (100, 200, 500, 1000, 2000, 4000, 8000)

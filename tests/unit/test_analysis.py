@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from invented_runs import CONFIG, dataset, write_run
+from tests.unit.invented_runs import CONFIG, dataset, write_run
 from sklearn.metrics import roc_auc_score
 
 from asd_core import analysis

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from invented_runs import CONFIG, dataset, write_run
+from tests.unit.invented_runs import CONFIG, dataset, write_run
 
 from asd_core.artifacts import Workspace, load_run
 from asd_core.config import load, validate

@@ -1,0 +1,106 @@
+"""How results look on a terminal: tables, progress, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asd_core import jobs
+from asd_core.types import Progress as ProgressCall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PROSE = 40  # characters from which a cell may wrap
+
+out, err = Console(), Console(stderr=True)
+
+
+@contextmanager
+def reporting(job: Path | None) -> Iterator[ProgressCall]:
+    """Progress to a job folder when the app started this, to a bar on the terminal otherwise."""
+    if job is not None:
+        with jobs.reporting(job) as progress:
+            yield progress
+        return
+    percent = TextColumn("{task.percentage:3.0f} %")
+    columns = (BarColumn(), percent, TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+
+        def progress(fraction: float, message: str, **values: float) -> None:
+            bar.update(task, completed=fraction, description=escape(message))
+
+        yield progress
+
+
+def print_table(rows: pd.DataFrame, title: str = "", caption: str = "") -> None:
+    """A table whose numbers and names stay whole; into a file or pipe it is as wide as it needs to be."""
+    table = Table(title=title or None, caption=caption or None, caption_justify="left", title_justify="left")
+    for name in rows.columns:
+        cells = [_cell(value) for value in rows[name]]
+        numeric = any(isinstance(value, int | float) for value in rows[name])
+        prose = max(map(len, cells), default=0) > PROSE
+        table.add_column(str(name), justify="right" if numeric else "left", no_wrap=not prose)
+    for _, row in rows.iterrows():
+        table.add_row(*(_cell(value) for value in row))
+    (out if out.is_terminal else Console(width=200)).print(table)
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
+
+
+def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]) -> None:
+    """The table of `analysis.leaderboard`, one block per data set; `machines` are the labelled ones of each."""
+    for (name, kind), rows in board.groupby(["data", "kind"], sort=False):
+        shown = rows[["system", "profile", "seeds"]].copy()
+        shown["Ω"] = [_plus_minus(*pair) for pair in zip(rows["omega"], rows["half_width"], strict=True)]
+        if (rows["seeds"] > 1).any():
+            shown["over seeds"] = [
+                _plus_minus(*pair) for pair in zip(rows["omega_mean"], rows["omega_std"], strict=True)
+            ]
+        shown[["source", "target", "pAUC", "restricted"]] = rows[["auc_source", "auc_target", "pauc", "restricted"]]
+        shown["alarms"] = [None if _missing(f) else 100 * f for f in rows["false_alarm_rate"]]
+        shown["published"] = [
+            "–" if _missing(p) else f"{p:.2f}{'' if metric == 'official' else ' r'}"
+            for p, metric in zip(rows["published"], rows["metric_set"], strict=True)
+        ]
+        shown["difference"] = rows["difference"]
+        print_table(
+            shown,
+            f"{name} ({kind}), percent",
+            "Ω official score ± half its 95 % bootstrap interval; source, target, pAUC its parts; restricted: the same "
+            "with AUCs inside each domain.\nalarms: training normals above the threshold. published: on DCASE 2026 "
+            "development data (r: restricted); a difference only on the same data.",
+        )
+        labelled = [machine for machine in machines.get(str(name), []) if machine in rows]
+        if labelled:
+            print_table(
+                rows[["system", "profile", *labelled]], f"{name} ({kind}), percent per machine"
+            )
+
+
+def _cell(value: Any) -> str:
+    if _missing(value):
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
+
+
+def _missing(value: Any) -> bool:
+    return value is None or value != value  # NaN
+
+
+def _plus_minus(value: float | None, spread: float | None) -> str:
+    if value is None or _missing(value):
+        return "–"
+    return f"{value:.2f}" if spread is None or _missing(spread) else f"{value:.2f} ± {spread:.1f}"

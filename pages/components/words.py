@@ -1,0 +1,68 @@
+"""How states, times and figures are written, the same on every page."""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+STATES = {
+    "not started": (":material/radio_button_unchecked:", "gray"),
+    "queued": (":material/schedule:", "blue"),
+    "running": (":material/play_circle:", "blue"),
+    "cancelling": (":material/hourglass_bottom:", "orange"),
+    "cancelled": (":material/cancel:", "gray"),
+    "interrupted": (":material/power_off:", "orange"),
+    "failed": (":material/error:", "red"),
+    "invalid": (":material/error:", "red"),
+    "done": (":material/check_circle:", "green"),
+}
+SIGNS = {
+    "not started": "○", "queued": "◷", "running": "▶", "cancelling": "◌", "cancelled": "⊘",
+    "interrupted": "⚡", "failed": "✗", "invalid": "✗", "done": "✓",
+}  # fmt: skip
+METRIC_SETS = {"official": "official", "domain_restricted": "restricted"}
+OUTCOMES = {"FP": "false alarm", "FN": "missed", "TP": "found", "TN": "quiet", "": "unknown"}
+
+
+def state_badge(state: str) -> None:
+    icon, colour = STATES[state]
+    st.badge(state, icon=icon, color=colour)  # type: ignore[arg-type]
+
+
+def kind_badge(kind: str) -> None:
+    """Where the recordings come from; stands on every page that shows results."""
+    if kind == "simulated":
+        st.badge(
+            "simulated", icon=":material/science:", color="orange", help="Invented machines, for trying things out."
+        )
+    else:
+        st.badge(kind, icon=":material/mic:", color="blue")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None or seconds != seconds:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def ago(moment: float) -> str:
+    seconds = max(0.0, time.time() - moment)
+    if seconds < 90:
+        return "just now"
+    for size, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            number = int(seconds // size)
+            return f"{number} {name}{'s' if number > 1 else ''} ago"
+    return "just now"
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def size(number: float) -> str:
+    return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"

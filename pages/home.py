@@ -1,0 +1,86 @@
+"""Home: is everything there, what is the next step, what happened lately."""
+
+import pandas as pd
+import streamlit as st
+
+from asd_core import api
+from pages.components import cached, jobs, words
+from pages.components.context import page, remember, workspace
+
+ACTIONS = {
+    "train": ("Train", ":material/model_training:", page("train")),
+    "results": ("Results", ":material/leaderboard:", page("results")),
+    "export": ("Export", ":material/package_2:", page("export")),
+}
+
+
+def start_demo() -> None:
+    remember("job", api.start_demo(workspace()))
+
+
+def line(entry: api.Line) -> None:
+    """State, what there is, and the one thing to do about it."""
+    words_column, action_column = st.columns([4, 1.3], vertical_alignment="center")
+    icon = ":green[:material/check_circle:]" if entry.ready else ":orange[:material/pending:]"
+    words_column.markdown(f"{icon} **{entry.title}** — {'ready' if entry.ready else 'to do'}  \n{entry.detail}")
+    if entry.action == "simulate":
+        action_column.button(
+            "Try the demo",
+            key="demo",
+            icon=":material/science:",
+            type="primary",
+            width="stretch",
+            on_click=jobs.attempt,
+            args=(start_demo,),
+        )
+    elif entry.action:
+        label, icon, target = ACTIONS[entry.action]
+        if action_column.button(label, key=f"open_{entry.title}", icon=icon, width="stretch"):
+            st.switch_page(target)
+
+
+def best_results() -> None:
+    """The leading system on each data set."""
+    if not cached.runs():
+        return
+    st.subheader("Best so far")
+    for leader in cached.leaderboard().drop_duplicates("data").itertuples():
+        with st.container(border=True):
+            words.kind_badge(leader.kind)
+            figure = f"Ω {words.percent(leader.omega)} ± {words.percent(leader.half_width)}"
+            st.markdown(f"**{leader.title}**  \n{'No labels' if pd.isna(leader.omega) else figure} on {leader.data}")
+            st.page_link(
+                page("results"),
+                label="See and hear it",
+                icon=":material/graphic_eq:",
+                query_params={"data": leader.data, "run": leader.run_id},
+            )
+
+
+st.title("ASD Studio")
+st.markdown("Find out when a machine sounds wrong: train a detector on normal recordings, see and hear what it flags.")
+
+entries = api.readiness(workspace())
+for sentence in api.broken_runs(workspace()):
+    st.warning(f"A run folder is broken. {sentence}", icon=":material/broken_image:")
+
+left, right = st.columns([3, 2], gap="large")
+with left:
+    st.subheader("Readiness")
+    for entry in entries:
+        with st.container(border=True):
+            line(entry)
+with right:
+    best_results()
+    st.subheader("Last jobs")
+    latest = api.all_jobs(workspace())[:5]
+    if not latest:
+        st.info(
+            "No job was started from here yet. The demo data are simulated on this computer; nothing is downloaded."
+        )
+    for job in latest:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{job.title}**  \n:gray[{words.ago(job.created)}, {words.duration(job.seconds)}]")
+            with st.container(horizontal=True, width="content", vertical_alignment="center"):
+                words.state_badge(job.state)
+                st.page_link(page("train"), label="Details", query_params={"job": job.id})

@@ -1,0 +1,108 @@
+"""What the app shows without a browser: spectrogram levels, filters, and that no learning library is loaded."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from asd_core import api
+from asd_core.data.spectrogram import AXES, HOP, ROWS, position, spectrogram, ticks
+from asd_core.types import SAMPLE_RATE, AsdError
+from pages.components import pictures
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_a_full_scale_sine_is_bright_at_its_frequency(axis):
+    t = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    levels = spectrogram(np.sin(2 * np.pi * 2000 * t).astype(np.float32), axis)
+    assert levels.shape == (ROWS, SAMPLE_RATE // HOP + 1)
+    column = levels[:, 15]
+    assert -6 < column.max() < 0.5  # dBFS; a row averages neighbouring bins
+    assert column.argmax() / ROWS == pytest.approx(float(position(2000, axis)), abs=2 / ROWS)
+
+
+@pytest.mark.parametrize("axis", AXES)
+def test_axis_runs_from_0_to_1(axis):
+    places = [place for place, _ in ticks(axis)]
+    assert places == sorted(places)
+    assert places[0] > 0
+    assert places[-1] == pytest.approx(1)
+
+
+def test_silence_and_very_short_clips_have_a_picture():
+    assert np.isfinite(spectrogram(np.zeros(SAMPLE_RATE, np.float32))).all()
+    assert spectrogram(np.ones(10, np.float32)).shape[1] >= 1
+
+
+def test_pictures_are_made_once_and_again_when_the_file_changes(full, built):
+    clip_id = "fan/test/section_00_source_test_normal_0000_speed_1.wav"
+    first = pictures.picture(full, "workshop", "near-mel", clip_id)
+    stamp = first.stat().st_mtime_ns
+    assert pictures.picture(full, "workshop", "near-mel", clip_id).stat().st_mtime_ns == stamp
+    (built / "sounds" / clip_id).touch()
+    assert pictures.picture(full, "workshop", "near-mel", clip_id) != first
+
+
+def test_one_channel_is_served_sample_for_sample(full, built):
+    import soundfile
+
+    clip_id = "fan/test/section_00_source_test_normal_0000_speed_1.wav"
+    stored, rate = soundfile.read(built / "sounds" / clip_id, dtype="int16")
+    for number, channel in enumerate(("near", "far")):
+        served, served_rate = soundfile.read(api.sound(full, "workshop", clip_id, channel), dtype="int16")
+        assert served_rate == rate
+        assert (served == stored[:, number]).all()
+
+
+def test_an_id_is_looked_up_and_never_a_path(full):
+    for odd in ("../../etc/passwd", "/etc/passwd", "fan/test/../test/section_00_source_test_normal_0000_speed_1.wav"):
+        with pytest.raises(AsdError, match="missing"):
+            api.clip(full, "workshop", odd)
+    with pytest.raises(AsdError, match="no data set"):
+        api.clip(full, "..", "x")
+
+
+def test_presets_and_filters():
+    clips = pd.DataFrame(
+        {
+            "clip_id": ["m/test/a.wav", "m/test/b.wav", "m/test/c.wav", "m/test/d.wav"],
+            "domain": ["source", "target", "source", "target"],
+            "outcome": ["FP", "FP", "FN", "TP"],
+            "attributes": ["speed_1", "Speed_2", "", ""],
+            "score": [3.0, 5.0, 1.0, 9.0],
+            "margin": [1.0, 3.0, -1.5, 7.0],
+        }
+    )
+
+    def names(**wanted: object) -> str:
+        return "".join(clip_id[-5] for clip_id in api.select_clips(clips, **wanted)["clip_id"])
+
+    assert names() == "abcd"
+    assert names(preset="Worst false alarms") == "ba"
+    assert names(preset="Missed anomalies") == "c"
+    assert names(preset="Closest to threshold") == "acbd"
+    assert names(preset="Highest scores") == "dbac"
+    assert names(domains=["target"], outcomes=["FP"]) == "b"
+    assert names(text=" SPEED ") == "ab"
+
+
+def test_training_is_refused_for_what_is_not_there(full):
+    for change in ({"name": "nobody"}, {"data": "nothing"}, {"profile": "huge"}, {"machines": ["moon"]}, {"seeds": []}):
+        with pytest.raises(AsdError):
+            api.start_training(full, **({"name": "logmel-knn", "data": "workshop"} | change))
+    assert api.all_jobs(full) == []
+
+
+def test_the_app_loads_no_learning_library(full):
+    code = (
+        "import sys; sys.argv = ['app.py', '--workspace', sys.argv[1]]\n"
+        "from streamlit.testing.v1 import AppTest; from pages.components import context\n"
+        "for page in ('home', 'results', 'train', 'export'):\n"
+        "    app = AppTest.from_file(str(context.PAGES / 'shell' / 'main.py'), default_timeout=60)\n"
+        "    app.switch_page(context.page(page)); app.run(); assert not app.exception\n"
+        "loaded = {'torch', 'sklearn', 'librosa', 'faiss'} & set(sys.modules)\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", code, str(full.root)], cwd=api.REPOSITORY, check=True, capture_output=True)

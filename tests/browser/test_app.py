@@ -1,0 +1,177 @@
+"""The app in a browser: what only a browser can tell. One server per module, except where a fresh one is the point."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from asd_core import api, jobs
+from tests.app import example
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--autoplay-policy=no-user-gesture-required",
+]
+PROBE = "_stcore/"  # on a deep link Streamlit's own front end first asks for these below the page's path and gets 404
+
+
+@contextlib.contextmanager
+def serving(workspace: api.Workspace, port: int = 0):
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+    script = Path(__file__).with_name("app_with_fake_jobs.py")
+    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
+    command += ["--server.port", str(port), "--", "--workspace", str(workspace.root)]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health"):
+                break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> api.Workspace:
+    return example.build(tmp_path_factory.mktemp("browser"), clips=4, seconds=2.0)
+
+
+@pytest.fixture(scope="module")
+def server(workspace):
+    with serving(workspace) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def tab(chromium):
+    """A page whose console must stay clean."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page.set_default_timeout(15_000)
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on(
+        "console",
+        lambda line: said.append(line.text) if line.type == "error" and PROBE not in line.location["url"] else None,
+    )
+    yield page
+    page.close()
+    assert not said
+
+
+def heading(tab, text: str) -> None:
+    tab.get_by_role("heading", name=text).first.wait_for()
+
+
+def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):
+    clip_id = "valve/test/section_00_target_test_anomaly_0001_speed_9.wav"
+    with serving(workspace) as address:
+        tab.goto(f"{address}/results?machine=valve&clip={clip_id}&show=By+name")
+        heading(tab, "section_00_target_test_anomaly_0001_speed_9")
+        navigation = tab.get_by_test_id("stSidebarNav")
+        assert [
+            navigation.get_by_text(name, exact=True).count() for name in ("Home", "Results", "Train", "Export")
+        ] == [1] * 4
+        assert "machine=valve" in tab.url
+        assert f"clip={clip_id.rpartition('/')[2]}" in tab.url.replace("valve%2Ftest%2F", "")
+        navigation.get_by_text("Train", exact=True).click()
+        heading(tab, "Train")
+        tab.goto("about:blank")  # a tab left behind would complain about the server's end
+
+
+def test_from_the_table_to_the_sound(tab, server):
+    answers: dict[str, int] = {}
+    tab.on("response", lambda response: answers.update({response.url: response.status}))
+    tab.goto(f"{server}/results?machine=fan&show=By+name")
+    heading(tab, "Clips")
+    first = tab.locator(".st-key-clip_view img").first
+    first.wait_for()
+    assert first.evaluate("image => image.decode().then(() => image.naturalHeight)") == 256
+    before = tab.url
+    tab.keyboard.press("j")
+    tab.wait_for_function("before => location.href !== before", arg=before)
+    heading(tab, "section_00_source_test_anomaly_0001")
+    table = tab.locator(".st-key-clips [data-testid='stDataFrame']")
+    table.scroll_into_view_if_needed()
+    before, box = tab.url, table.bounding_box()
+    tab.mouse.click(box["x"] + 16, box["y"] + 36 + 44 * 4.5)  # the tick box of the fifth row
+    tab.wait_for_function("before => location.href !== before", arg=before)
+    assert "normal_0000" in tab.url
+    heading(tab, "section_00_source_test_normal_0000")
+    near, far = (tab.locator(".st-key-clip_view audio").nth(i) for i in (0, 1))
+    near.evaluate("async sound => { sound.muted = true; await sound.play() }")
+    tab.wait_for_timeout(400)
+    assert near.evaluate("sound => sound.currentTime") > 0.1
+    assert near.evaluate("sound => sound.duration") == pytest.approx(2.0, abs=0.01)
+    far.evaluate("async sound => { sound.muted = true; await sound.play() }")
+    assert near.evaluate("sound => sound.paused"), "one channel at a time"
+    sounds = {url: status for url, status in answers.items() if "/asd/sounds/" in url}
+    assert set(sounds.values()) == {206}
+    pictures = {url: status for url, status in answers.items() if "/asd/spectrograms/" in url}
+    assert set(pictures.values()) == {200}
+
+
+def test_a_training_survives_the_tab_and_the_server(tab, tmp_path):
+    workspace = example.build(tmp_path)
+    with serving(workspace) as address:
+        port = int(address.rpartition(":")[2])
+        tab.goto(f"{address}/train?system=logmel-maha")
+        tab.get_by_role("button", name="Train again").click()
+        tab.get_by_test_id("stProgress").first.wait_for()
+        tab.reload()
+        tab.get_by_text("last sign of life").wait_for()
+        (job,) = jobs.list_jobs(workspace.jobs)
+        assert f"job={job.id}" in tab.url
+        tab.goto("about:blank")
+    assert jobs.read(job.folder).state == jobs.RUNNING
+    with serving(workspace, port) as address:
+        tab.goto(f"{address}/train?job={job.id}")
+        tab.get_by_text("last sign of life").wait_for()
+        tab.locator(f".st-key-cancel_{job.id}").get_by_role("button", name="Cancel").click()
+        tab.locator(f".st-key-resume_{job.id}").wait_for()
+        assert jobs.read(job.folder).state == jobs.CANCELLED
+        tab.goto("about:blank")
+
+
+def test_routes_are_for_this_machine_and_for_known_ids(server, workspace):
+    def status(path: str, **headers: str) -> tuple[int, dict]:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(server + path, headers=headers)) as answer:
+                return answer.status, dict(answer.headers)
+        except urllib.error.HTTPError as error:
+            return error.code, {}
+
+    good = "/asd/sounds/workshop/far/fan/test/section_00_source_test_normal_0000_speed_1.wav"
+    code, headers = status(good, Range="bytes=0-99")
+    assert (code, headers["x-content-type-options"]) == (206, "nosniff")
+    assert status(good, Host="example.org")[0] == 400
+    for bad in ("workshop/near/../../../etc/passwd", "workshop/near/%2e%2e/%2e%2e/secret.wav", "nowhere/near/x.wav"):
+        assert status(f"/asd/sounds/{bad}")[0] in (400, 404)
+    assert status(good.replace("/far/", "/middle/"))[0] == 404

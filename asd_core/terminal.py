@@ -85,9 +85,7 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
         )
         labelled = [machine for machine in machines.get(str(name), []) if machine in rows]
         if labelled:
-            print_table(
-                rows[["system", "profile", *labelled]], f"{name} ({kind}), percent per machine"
-            )
+            print_table(rows[["system", "profile", *labelled]], f"{name} ({kind}), percent per machine")
 
 
 def _cell(value: Any) -> str:

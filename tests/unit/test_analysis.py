@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.unit.invented_runs import CONFIG, dataset, write_run
 from sklearn.metrics import roc_auc_score
 
 from asd_core import analysis
 from asd_core.artifacts import Workspace
 from asd_core.metrics import DEVELOPMENT, evaluate
 from asd_core.types import AsdError
+from tests.unit.invented_runs import CONFIG, dataset, write_run
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "protocol"
 REPORTS = analysis.published()

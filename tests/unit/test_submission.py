@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.unit.invented_runs import CONFIG, dataset, write_run
 
 from asd_core.artifacts import Workspace, load_run
 from asd_core.config import load, validate
@@ -19,6 +18,7 @@ from asd_core.export.validator import CLIPS, EVALUATION, MAX_PACKAGE, RULES, Che
 from asd_core.files import write_json
 from asd_core.metrics import DEVELOPMENT
 from asd_core.types import AsdError
+from tests.unit.invented_runs import CONFIG, dataset, write_run
 
 LABEL = "Doe_Example-Lab_task2_1"
 FOLDER = f"task2/{LABEL}"

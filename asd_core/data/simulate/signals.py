@@ -84,7 +84,7 @@ def resonator(modes: Sequence[tuple[float, float, float]] | np.ndarray) -> np.nd
     t = np.arange(int(seconds * SAMPLE_RATE) + 1) / SAMPLE_RATE
     decay = np.exp(-2 * np.pi * frequency * damping * t)
     response = (weight * decay * np.sin(2 * np.pi * frequency * t)).sum(0)
-    return response / np.linalg.norm(response)
+    return response / np.sqrt((response**2).sum())
 
 
 def ring(excitation: np.ndarray, response: np.ndarray) -> np.ndarray:
@@ -99,7 +99,7 @@ def coloured(rng: np.random.Generator, samples: int, spectrum: Spectrum) -> np.n
     weight[0] = 0
     half = np.empty(len(weight), complex)
     half.real, half.imag = rng.standard_normal((2, len(weight)))
-    half *= weight * (length / (2 * np.linalg.norm(weight)))
+    half *= weight * (length / (2 * np.sqrt((weight**2).sum())))  # not linalg.norm: BLAS bits vary with its threads
     return scipy.fft.irfft(half, length)[:samples]
 
 

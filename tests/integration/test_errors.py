@@ -114,7 +114,7 @@ def test_clip_too_short_for_the_autoencoder(cli, data, tmp_path):
 def test_misnamed_files_are_passed_over_and_said(cli, data, tmp_path, caplog):
     clip = first_clip(data)
     clip.rename(clip.with_name("recording 1.wav"))
-    code, _, err = run(cli, data, tmp_path)
+    code, _, _ = run(cli, data, tmp_path)
     assert code == 0
     assert "recording 1.wav: not a name of this layout. Expected such as section_00_source_train_normal" in caplog.text
     _, out, _ = cli("doctor", data)

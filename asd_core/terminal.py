@@ -83,6 +83,8 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
             "with AUCs inside each domain.\nalarms: training normals above the threshold. published: on DCASE 2026 "
             "development data (r: restricted); a difference only on the same data.",
         )
+        for why in sorted({why for why in rows["why"] if why}):
+            out.print(f"– Ω undefined: {escape(why)}", highlight=False)
         labelled = [machine for machine in machines.get(str(name), []) if machine in rows]
         if labelled:
             print_table(rows[["system", "profile", *labelled]], f"{name} ({kind}), percent per machine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from asd_core import jobs
+from asd_core.types import Cancelled
 from asd_core.types import Progress as ProgressCall
 
 if TYPE_CHECKING:
@@ -36,11 +38,24 @@ def reporting(job: Path | None) -> Iterator[ProgressCall]:
     columns = (BarColumn(), percent, TimeRemainingColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
         task = bar.add_task("", total=1.0)
+        interrupted = False
 
         def progress(fraction: float, message: str, **values: float) -> None:
             bar.update(task, completed=fraction, description=escape(message))
+            if interrupted:
+                raise Cancelled
 
-        yield progress
+        def stop(*_: object) -> None:
+            nonlocal interrupted
+            interrupted = True
+            signal.signal(signal.SIGINT, previous)  # a second time: at once
+            err.print("Stopping after this step, so that nothing is lost. Press again to stop at once.")
+
+        previous = signal.signal(signal.SIGINT, stop)
+        try:
+            yield progress
+        finally:
+            signal.signal(signal.SIGINT, previous)
 
 
 def print_table(rows: pd.DataFrame, title: str = "", caption: str = "") -> None:

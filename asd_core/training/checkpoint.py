@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn, optim
 
 from asd_core.files import write_bytes
@@ -51,6 +52,10 @@ def restore(path: Path, learner: nn.Module, optimiser: optim.Optimizer, average:
         index, _, key = name.partition("/")
         moments.setdefault(int(index), {})[key] = value
     optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    for parameter, own in optimiser.state.items():
+        for key, value in own.items():
+            if value.shape == parameter.shape:  # fused kernels read moments in the memory order of the weights
+                own[key] = torch.empty_like(parameter).copy_(value)
     return TrainingState(about["step"], about["losses"])
 
 

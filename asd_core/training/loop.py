@@ -102,7 +102,7 @@ def fit(
                 loss=value,
                 step=state.step,
             )
-    except (Cancelled, KeyboardInterrupt):
+    except Cancelled:  # comes from `progress`, so between two steps; an interrupt may come in the middle of one
         checkpoint.save(checkpoint_file, state, learner, optimiser, average)
         raise
     learner = accelerator.unwrap_model(learner)
@@ -114,12 +114,12 @@ def fit(
 def _optimiser(learner: nn.Module, options: Train) -> torch.optim.Optimizer:
     trainable = [p for p in learner.parameters() if p.requires_grad]
     if options.optimizer == "adam":
-        return torch.optim.Adam(trainable, lr=options.lr)
-    return torch.optim.AdamW(trainable, lr=options.lr, weight_decay=options.weight_decay)
+        return torch.optim.Adam(trainable, lr=options.lr, fused=True)
+    return torch.optim.AdamW(trainable, lr=options.lr, weight_decay=options.weight_decay, fused=True)
 
 
 def _use_bf16(precision: str, device: torch.device) -> bool:
-    """ "auto" is bf16 where the GPU computes in it, else single precision."""
+    """Precision "auto" is bf16 where the GPU computes in it, else fp32."""
     return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
 
 

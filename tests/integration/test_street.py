@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from asd_core.artifacts import Workspace, list_runs, load_run
 from asd_core.data.manifest import scan
-from tests.conftest import REPOSITORY, SYSTEMS, asd
+from tests.conftest import ENVIRONMENT, REPOSITORY, SYSTEMS, asd
 
 AUTOENCODER, MULTIRESNET = SYSTEMS / "tiny-autoencoder.yaml", SYSTEMS / "tiny-multiresnet.yaml"
 ALL = (AUTOENCODER, MULTIRESNET, "logmel-knn", "logmel-maha")
@@ -117,7 +117,11 @@ def test_killed_ten_times_and_resumed_equals_undisturbed(tiny_data, tmp_path):
     moments, kills = random.Random(0), 0
     while kills < 10:
         process = subprocess.Popen(
-            list(map(str, command)), cwd=REPOSITORY, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            list(map(str, command)),
+            cwd=REPOSITORY,
+            env=ENVIRONMENT,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
         )
         seen = newest_checkpoint(disturbed)
         while newest_checkpoint(disturbed) == seen and process.poll() is None:
@@ -129,6 +133,36 @@ def test_killed_ten_times_and_resumed_equals_undisturbed(tiny_data, tmp_path):
         kills += 1
     run(disturbed, tiny_data, system)
     assert contents(disturbed) == contents(undisturbed)
+
+
+def test_interrupted_by_the_user_and_resumed(street, tiny_data, tmp_path):
+    """Ctrl-C ends with a checkpoint and exit code 130; the same command gives what an undisturbed one gives."""
+    command = [
+        sys.executable,
+        "-m",
+        "asd_core",
+        "run",
+        MULTIRESNET,
+        "--data",
+        tiny_data,
+        "--profile",
+        "full",
+        "--device",
+        "cpu",
+    ]
+    command += ["--workspace", tmp_path, "--checkpoint-seconds", "0"]
+    process = subprocess.Popen(
+        list(map(str, command)), cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+    )
+    while not newest_checkpoint(tmp_path) and process.poll() is None:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "the same command continues" in err
+    run(tmp_path, tiny_data, MULTIRESNET)
+    whole = {name: content for name, content in contents(street[0]).items() if name in contents(tmp_path)}
+    assert contents(tmp_path) == whole
 
 
 def newest_checkpoint(workspace: Path) -> int:

@@ -28,9 +28,11 @@ class Learner(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
+        self.conv = nn.Conv2d(2, 3, 3).to(memory_format=torch.channels_last)  # its weights lie in another order
 
     def forward(self, x, y):
-        return ((self.net(x) - y) ** 2).mean()
+        maps = self.conv(x.reshape(-1, 1, 1, 1) * torch.linspace(0, 1, 50).reshape(1, 2, 5, 5))
+        return ((self.net(x) + maps.mean((1, 2, 3))[:, None] - y) ** 2).mean()
 
 
 OPTIONS = [

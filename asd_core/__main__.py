@@ -77,7 +77,9 @@ def run(
         typer.Option(help="full: as the reports say. quick: small, for two cores.", autocompletion=_complete_profile),
     ] = "full",
     machines: Annotated[list[str] | None, typer.Option(help="Only these machines; repeat the option.")] = None,
-    seeds: Annotated[list[int] | None, typer.Option(help="Seeds; repeat the option. Default: 0.")] = None,
+    seeds: Annotated[
+        list[int] | None, typer.Option(min=0, max=config.MAX_SEED, help="Seeds; repeat the option. Default: 0.")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All systems.")] = False,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
     checkpoint_seconds: Annotated[
@@ -143,20 +145,30 @@ def _show_runs(
     as_json: bool = False,
 ) -> None:
     from asd_core import analysis
-    from asd_core.artifacts import list_runs
+    from asd_core.artifacts import load_run
 
-    runs = [
-        r
-        for r in list_runs(workspace)
-        if data in (None, r.record["data"]["name"])
-        and profile in (None, r.record["profile"])
-        and (run_ids is None or r.record["run_id"] in run_ids)
-    ]
+    reports, runs = analysis.published(), []
+    finished = workspace.run_ids()
+    declared = sorted(meta.parent.name for meta in (workspace.root / "runs").glob("*/meta.json"))
+    damaged = {name: "a file is not as it was written" for name in declared if name not in finished}
+    for run_id in finished:
+        try:
+            one = load_run(workspace, run_id)
+            if data in (None, one.record["data"]["name"]) and profile in (None, one.record["profile"]):
+                analysis.leaderboard([one], reports)  # reads all that the table will need
+                runs.append(one)
+        except (AsdError, OSError, LookupError, TypeError, ValueError) as error:
+            damaged[run_id] = str(error) if isinstance(error, AsdError) else repr(error)
+    if run_ids is not None:
+        runs = [one for one in runs if one.record["run_id"] in run_ids]
+    for name, why in damaged.items():
+        advice = f"{name} is damaged ({why}). Delete {workspace.run(name)} and run it again."
+        terminal.err.print(f"[yellow]passed over:[/] {escape(advice)}", highlight=False, soft_wrap=True)
     if not runs:
         raise AsdError(
             f"No finished run in {workspace.root} matches. `python -m asd_core run --help` tells how to make one."
         )
-    board = analysis.leaderboard(runs, analysis.published())
+    board = analysis.leaderboard(runs, reports)
     if as_json:
         terminal.print_json(json.loads(board.to_json(orient="records")))
     else:
@@ -207,7 +219,7 @@ def score(
         terminal.print_json(result.to_dict(orient="records"))
         return
     result["decision"] = ["anomalous" if d else "normal" for d in result["decision"]]
-    result["percentile"] = [f"{100 * p:.0f} %" for p in result["percentile"]]
+    result["percentile"] = [f"{p:.0f} %" for p in result["percentile"]]
     result[["score", "threshold"]] = result[["score", "threshold"]].map("{:.6g}".format)
     terminal.print_table(result[["file", "score", "threshold", "decision", "percentile"]], f"{machine}, {run_id}")
 
@@ -242,8 +254,10 @@ def evaluate(
     official, restricted = result["official"], result["domain_restricted"]
     caption = "Ω undefined: " + official["why"] if official["omega"] is None else ""
     if official["omega"] is not None:
-        low, high = official["interval"]
-        caption = f"Ω {100 * official['omega']:.2f} (95 %: {100 * low:.2f} to {100 * high:.2f})"
+        caption = f"Ω {100 * official['omega']:.2f} (no interval: a group has fewer than two clips)"
+        if official["interval"]:
+            low, high = official["interval"]
+            caption = f"Ω {100 * official['omega']:.2f} (95 %: {100 * low:.2f} to {100 * high:.2f})"
     if restricted["hmean"] is not None:
         caption += f", domain-restricted {100 * restricted['hmean']:.2f}"
     terminal.print_table(pd.DataFrame(rows), "percent", caption)
@@ -262,7 +276,7 @@ def export(
     place = _workspace(workspace)
     package = config.load(submission.Package, spec)
     path = submission.build(package, place, output or place.exports)
-    terminal.out.print(f"Wrote {path}")
+    terminal.out.print(f"Wrote {escape(str(path))}")
     runs = [load_run(place, run_id) for system in package.systems for run_id in system.runs]
     machines = package.machines or [machine for r in runs for machine in submission.unlabelled_machines(r)]
     _check(path, api.expected_clips(runs, machines))
@@ -332,7 +346,7 @@ def simulate(
         str, typer.Option(help="tiny (seconds), demo (a minute) or full (990+10+200 clips a machine).")
     ] = "demo",
     machines: Annotated[list[str] | None, typer.Option(help="Only these machines; repeat the option.")] = None,
-    seed: Annotated[int, typer.Option(help="Equal seeds, equal bytes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds, equal bytes.")] = 0,
     job: JobOption = None,
 ) -> None:
     """Record simulated machines, in the layout of the challenge. Repeating the command continues."""
@@ -340,7 +354,7 @@ def simulate(
         from asd_core.data.simulate import simulate as record
 
         record(root, size, machines, seed, progress)
-    terminal.err.print(f"Simulated machines are in {root}")
+    terminal.err.print(f"Simulated machines are in {escape(str(root))}")
 
 
 @data_app.command()
@@ -361,7 +375,7 @@ def download(
         about = catalogue.load_dataset_config(name)
         place = root or config.CONFIGS.parent / about.root
         fetched = fetching.download(about, place, machines, parts, progress)
-    terminal.err.print(f"{len(fetched)} archives fetched; the data set is in {place}")
+    terminal.err.print(f"{len(fetched)} archives fetched; the data set is in {escape(str(place))}")
 
 
 @data_app.command()
@@ -385,17 +399,7 @@ def show(
 @app.command()
 def clean(workspace: WorkspaceOption = WORKSPACE) -> None:
     """Delete caches and the remains of unfinished work. Runs, trained networks and exports stay."""
-    import shutil
-
-    place = _workspace(workspace)
-    remains = [
-        folder
-        for folder in (place.root / "tasks").glob("*/*")
-        if folder.is_dir() and not (folder / "meta.json").exists()
-    ]
-    for folder in [place.cache, *remains]:
-        shutil.rmtree(folder, ignore_errors=True)
-    terminal.out.print(f"Removed the cache and {len(remains)} unfinished tasks.")
+    terminal.out.print(f"Removed the cache and {_workspace(workspace).clean()} unfinished tasks.")
 
 
 def _version(wanted: bool) -> None:

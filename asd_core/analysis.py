@@ -230,13 +230,13 @@ def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
     """
     scores = run.scores
     training, test = scores[scores["split"] == TRAIN], scores[scores["split"] == TEST]
-    normal = {key: np.sort(own["score"]) for key, own in training.groupby(["machine", "section"])}
+    normal = {key: own["score"].to_numpy() for key, own in training.groupby(["machine", "section"])}
     truths = [dataset.truth.get(clip_id) for clip_id in test["clip_id"]]
     below = np.full(len(test), np.nan)
     for key, rows in test.reset_index(drop=True).groupby(["machine", "section"]).groups.items():
         if key in normal:
             own = test["score"].to_numpy()[rows]
-            below[rows] = 100 * np.searchsorted(normal[key], own, side="right") / len(normal[key])
+            below[rows] = percentile(normal[key], own)
     labels = [None if truth is None else truth.label for truth in truths]
     facts = {
         "clip_id": test["clip_id"].to_numpy(),
@@ -254,6 +254,11 @@ def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
     }
     facts |= {name: test[name].to_numpy() for name in test if name.startswith("branch:")}
     return pd.DataFrame(facts)
+
+
+def percentile(normal: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many percent of the training normals' scores (N,) lie at or below each of `scores` (M,)."""
+    return 100 * np.searchsorted(np.sort(normal), scores, side="right") / len(normal)
 
 
 def outcome(label: int | None, decision: int) -> str:
@@ -358,7 +363,8 @@ def read_score_table(path: Path, truth: Path | None = None) -> pd.DataFrame:
     verdicts = {
         file for file in files if (match := OFFICIAL_FILE.fullmatch(file.name)) and match["what"] != "anomaly_score"
     }
-    files = [file for file in files if file not in verdicts and file != truth]
+    apart = {file.resolve() for file in (*verdicts, truth) if file}
+    files = [file for file in files if file.resolve() not in apart]
     if not files:
         raise AsdError(f"{path} holds no score table (*.csv).")
     known = _read_truth(truth) if truth else {}
@@ -388,6 +394,8 @@ def _score_rows(file: Path) -> Iterable[tuple[int, dict[str, str]]]:
         for name in ("file_name", "score"):
             if name not in first:
                 raise AsdError(f'{file}, row 1: the header lacks "{name}". It has: {", ".join(first)}.')
+        if not rows[1:]:
+            raise AsdError(f"{file} has a header and no rows.")
         return [(number, _fields(file, number, first, row)) for number, row in rows[1:]]
     if not OFFICIAL_FILE.fullmatch(file.name):
         raise AsdError(

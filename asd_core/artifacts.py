@@ -5,7 +5,7 @@
     workspace/
       tasks/<kind>/<key>/        payload, then meta.json last: a folder without meta.json is unfinished
       runs/<run id>/             run.json  scores.parquet  metrics.json      what the app and `table` read
-      datasets/<name>/           dataset.json  manifest.parquet  truth.parquet
+      datasets/<name>/           dataset.json: name, kind and root of the recordings
       exports/<name>/            submission packages
       jobs/<id>/                 see `jobs`
       cache/                     fingerprints, spectrogram pictures; may be deleted at any time
@@ -20,6 +20,8 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -28,13 +30,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from asd_core import __version__
 from asd_core.files import read_json, write_json, write_with
 from asd_core.types import AsdError, EmbeddingSet
 
-RECORDED_PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "librosa", "soundfile")
+RECORDED_PACKAGES = (
+    *("numpy", "scipy", "scikit-learn", "imbalanced-learn", "faiss-cpu", "torch", "accelerate"),
+    *("librosa", "soundfile", "soxr"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,21 +72,58 @@ class Workspace:
         records = [path for path in (self.root / "runs").glob("*/run.json") if is_done(path.parent)]
         return [path.parent.name for path in sorted(records, key=lambda p: p.stat().st_mtime, reverse=True)]
 
-    def lock(self, folder: Path) -> FileLock:
-        """One writer per folder; a second process waits and then finds the work done."""
+    @contextmanager
+    def locked(self, folder: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """One writer per folder. A second process waits, calling `waiting` every second, and then finds the
+        work done."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        while True:
+            try:
+                lock.acquire(timeout=1)
+                break
+            except Timeout:
+                waiting()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clean(self) -> int:
+        """Delete caches and the remains of unfinished tasks that nobody works on; returns how many."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+        remains = [folder for folder in (self.root / "tasks").glob("*/*") if folder.is_dir() and not is_done(folder)]
+        removed = 0
+        for folder in remains:
+            with suppress(Timeout), FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
+                shutil.rmtree(folder)
+                removed += 1
+        return removed
 
 
-def is_done(folder: Path) -> bool:
-    return (folder / "meta.json").is_file()
+def begin(folder: Path) -> None:
+    """Open a folder for (re)writing: unfinished from now on, without the remains of a killed write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "meta.json").unlink(missing_ok=True)
+    for part in folder.glob(".*.part"):
+        part.unlink(missing_ok=True)
 
 
 def finish(folder: Path, **facts: Any) -> None:
-    """Declare a folder complete: the record of how it was made, written last."""
+    """Declare a folder complete: the record of how it was made and of what it holds, written last."""
     packages = {name: version(name) for name in RECORDED_PACKAGES}
+    files = {path.name: path.stat().st_size for path in folder.iterdir() if not path.name.startswith(".")}
     meta = {"created": time.time(), "asd_studio": __version__, "git": git_commit(), "packages": packages}
-    write_json(folder / "meta.json", meta | facts)
+    write_json(folder / "meta.json", meta | {"files": files} | facts)
+
+
+def is_done(folder: Path) -> bool:
+    """Whether a folder was declared complete and still holds what it held then."""
+    try:
+        files = json.loads((folder / "meta.json").read_text())["files"]
+        return all((folder / name).stat().st_size == size for name, size in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 @cache
@@ -135,8 +177,8 @@ class Run:
     """One system, trained and scored on one data set with one seed, as the app and `table` read it.
 
     record:  run.json: run_id, system, title, data {name, kind, fingerprint}, profile, seed, machines,
-             config (resolved system), tasks [{kind, key, machine}], thresholds {machine: {section: value}},
-             notices [str], seconds, created, git
+             labelled [machine], config (resolved system), tasks [{kind, key, title, machine}],
+             scores {machine: {branch: key}}, thresholds {machine: {section: value}}, notices [str], seconds, created
     scores:  one row per clip: clip_id, machine, section, split, domain ("" for test), score,
              decision (0/1; -1 for training clips), threshold, and one column branch:<name> per branch.
              Training rows hold the leave-one-out / k-fold score of that normal clip.
@@ -157,12 +199,16 @@ class Run:
 
 
 def load_run(workspace: Workspace, run_id: str) -> Run:
-    folder = workspace.run(run_id)
+    """A finished run. The id is compared with the known ones before it becomes part of a path.
+
+    Raises:
+        AsdError: there is no such run, or its record is broken.
+    """
     if run_id not in workspace.run_ids():
         raise AsdError(f'There is no finished run "{run_id}" in {workspace.root}. `python -m asd_core run` makes one.')
-    return Run(folder, json.loads((folder / "run.json").read_text()))
+    return Run(workspace.run(run_id), read_json(workspace.run(run_id) / "run.json"))
 
 
 def list_runs(workspace: Workspace) -> list[Run]:
     """Finished runs, newest first."""
-    return [load_run(workspace, run_id) for run_id in workspace.run_ids()]
+    return [Run(workspace.run(name), read_json(workspace.run(name) / "run.json")) for name in workspace.run_ids()]

@@ -3,16 +3,29 @@ component knows its options is checked by `pipeline.check`, which can see the re
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from asd_core.registry import did_you_mean
 from asd_core.types import AsdError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+SAFE_NAME = re.compile(r"(?!\.)[\w .+-]{1,64}")
+NAME_RULE = "a name may hold letters, digits, spaces and . _ + -, at most 64 of them, and must not begin with a dot"
+
+
+def _safe(name: str) -> str:
+    if not SAFE_NAME.fullmatch(name):
+        raise ValueError(NAME_RULE)
+    return name
+
+
+Name = Annotated[str, AfterValidator(_safe)]  # of what gets a folder in the workspace
+MAX_SEED = 2**32 - 1  # what NumPy takes
 
 M = TypeVar("M", bound="Strict")
 
@@ -84,7 +97,8 @@ class Branch(Strict):
     view: Component | None = None  # default: the encoder's
     output: str = "clip"  # which output of the encoder is scored
     scorer: Component
-    seed: int = 0  # added to the run's seed, so that a system may hold several trainings
+    # added to the run's seed, so that a system may hold several trainings
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
     @model_validator(mode="after")
     def _has_input(self) -> Self:
@@ -94,7 +108,7 @@ class Branch(Strict):
 
 
 class System(Strict):
-    name: str
+    name: Name
     title: str
     idea: str  # one line for a table
     family: str  # heading it is listed under
@@ -127,7 +141,7 @@ class Overlay(Strict):
 
 
 class Profile(Strict):
-    name: str
+    name: Name
     title: str
     encoders: dict[str, Overlay] = {}  # by backbone name
 
@@ -135,10 +149,10 @@ class Profile(Strict):
 def load(model: type[M], path: Path) -> M:
     """Read one YAML file into `model`, or say in the file's own words what is wrong with it."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AsdError(f"{path} does not exist.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: not UTF-8, or the 99th of May
         raise AsdError(f"{path} is not valid YAML: {error}") from error
     return validate(model, values, str(path))
 

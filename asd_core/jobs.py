@@ -368,7 +368,7 @@ class _Reporter:
         self.beat = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.lock = threading.Lock()
         self.state: dict[str, Any] = {"fraction": 0.0, "message": "Starting", "values": {}}
-        self.written = 0.0
+        self.written = self.plotted = 0.0
         self._write()
 
     def __call__(self, fraction: float, message: str, **values: float) -> None:
@@ -376,7 +376,9 @@ class _Reporter:
         numbers = {name: float(value) for name, value in values.items()}
         with self.lock:
             self.state.update(fraction=fraction, message=message, values=self.state["values"] | numbers)
-        if numbers:
+        # one point per step would be hundreds of megabytes in a long training; a curve needs a few per second
+        if numbers and (time.monotonic() - self.plotted > WRITE_SECONDS or fraction == 1):
+            self.plotted = time.monotonic()
             row = {"time": time.time(), "fraction": fraction, "message": message} | numbers
             with (self.folder / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")

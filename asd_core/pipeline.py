@@ -6,10 +6,11 @@ computed twice; `execute` does one task. Where tasks run is the business of `eng
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ import numpy as np
 import pandas as pd
 
 from asd_core import metrics
+from asd_core.analysis import percentile
 from asd_core.artifacts import (
-    Run,
     Workspace,
+    begin,
     finish,
     is_done,
     load_run,
@@ -33,15 +35,21 @@ from asd_core.artifacts import (
 from asd_core.config import Branch, Encoder, Profile, System, resolve, validate
 from asd_core.data import audio
 from asd_core.data.manifest import DataSet, fingerprint
+from asd_core.data.stream import stream
 from asd_core.decision import DECISIONS, Decision
 from asd_core.files import digest, read_json, write_json
 from asd_core.fusion import FUSIONS, Fusion
 from asd_core.scorers import SCORERS
-from asd_core.types import TEST, TRAIN, AsdError, Clip, EmbeddingSet, Progress, no_progress
+from asd_core.types import SAMPLE_RATE, TEST, TRAIN, AsdError, Clip, EmbeddingSet, Progress, no_progress
 from asd_core.views import VIEWS, View
 
-READ_AHEAD = 32  # clips decoded together
-VERDICT_VERSION = 1  # raise it when fusion, decision or metrics give other results than before
+# What is in no plug-in's own version: raise these when results change, so that nothing stale is reused.
+READING_VERSION = 1  # data.audio
+TRAINING_VERSION = 2  # the loop and the losses
+VERDICT_VERSION = 1  # fusion, decision, metrics
+BATCH = 32  # clips embedded together
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,8 +61,24 @@ class Context:
     device: str = "auto"
     checkpoint_seconds: float = 30.0  # between two checkpoints of a training
 
-    def fingerprint(self, clips: Iterable[Clip]) -> str:
-        return fingerprint(clips, self.workspace.cache / "fingerprints.json")
+    @cached_property
+    def _facts(self) -> dict[tuple[str, ...], Any]:
+        return {}
+
+    def fingerprint(self, machine: str, split: str) -> str:
+        """Digest of the ids and contents of a machine's clips; read once."""
+        place = ("fingerprint", machine, split)
+        if place not in self._facts:
+            cache = self.workspace.cache / "fingerprints.json"
+            self._facts[place] = fingerprint(self.data.of(machine, split), cache)
+        return self._facts[place]
+
+    def longest(self, machine: str) -> float:
+        """Seconds of a machine's longest training clip; headers are read once."""
+        place = ("longest", machine)
+        if place not in self._facts:
+            self._facts[place] = max(audio.info(clip.path).seconds for clip in self.data.of(machine, TRAIN))
+        return self._facts[place]
 
 
 @dataclass(frozen=True)
@@ -82,38 +106,47 @@ class Task:
 
 
 def check(system: System) -> None:
-    """Build every part of a system at its smallest, so that a typo costs a second and not an hour."""
+    """Build every part of a system and send two seconds of noise through it, so that a typo costs a second
+    and not an hour."""
     from asd_core.backbones import BACKBONES
     from asd_core.training import OBJECTIVES
 
-    kinds = {}
+    backbones = {}
     for name, encoder in system.encoders.items():
         where = f"{system.name}, encoder {name}"
-        backbone = BACKBONES[encoder.backbone.name]
-        BACKBONES.create(backbone.resolve(encoder.backbone.spec, longest_seconds=0.0), where)
-        OBJECTIVES.create(encoder.objective.spec, where)
-        kinds[name] = backbone
-        _check_view(VIEWS.create(encoder.view.spec, where), backbone.input, where)
+        cls = BACKBONES[encoder.backbone.name]
+        objective = OBJECTIVES.create(encoder.objective.spec, where)
+        if objective.trains not in cls.outputs:
+            raise AsdError(f'{where}: objective "{objective.name}" cannot train backbone "{cls.name}".')
+        options = cls.resolve(encoder.backbone.spec, longest_seconds=0.0)
+        backbones[name] = BACKBONES.create(options, where).frozen()
+        _check_view(VIEWS.create(encoder.view.spec, where), cls.input, where)
     for branch in system.branches:
         where = f"{system.name}, branch {branch.name}"
-        SCORERS.create(branch.scorer.spec, where)
-        view = None if branch.view is None else VIEWS.create(branch.view.spec, where)
+        scorer = SCORERS.create(branch.scorer.spec, where)
+        view = VIEWS.create(_view(branch, system), where)
         if branch.encoder is None:
-            assert view is not None  # config.Branch guarantees one of the two
             _check_view(view, "vector", where)
             continue
-        backbone = kinds[branch.encoder]
-        if view is not None:
-            _check_view(view, backbone.input, where)
+        backbone = backbones[branch.encoder]
+        _check_view(view, backbone.input, where)
         if branch.output not in backbone.outputs:
             raise AsdError(
                 f'{where}: backbone "{backbone.name}" has no output "{branch.output}". '
                 f"Allowed: {', '.join(backbone.outputs)}."
             )
+        _check_shapes(view, backbone, branch.output, where)
+        if system.decision.spec.get("fit") == "official_batch":
+            fits = branch.output in backbone.batch_outputs and scorer.name == "reconstruction"
+            if len(system.branches) > 1 or not fits:
+                raise AsdError(f"{where}: decision fit official_batch needs one branch, an autoencoder's own score.")
     FUSIONS.create(system.fusion.spec, f"{system.name}, fusion").fit(np.zeros((2, len(system.branches))))
     DECISIONS.create(system.decision.spec, f"{system.name}, decision")
-    if system.decision.spec.get("fit") == "official_batch" and not _has_batch_values(system):
-        raise AsdError(f"{system.name}: decision fit official_batch needs exactly one branch, on an autoencoder.")
+
+
+def _view(branch: Branch, system: System) -> dict[str, Any]:
+    """What a branch looks at: its own view, else its encoder's."""
+    return branch.view.spec if branch.view is not None else system.encoders[str(branch.encoder)].view.spec
 
 
 def _check_view(view: View, wanted: str, where: str) -> None:
@@ -122,9 +155,14 @@ def _check_view(view: View, wanted: str, where: str) -> None:
         raise AsdError(f'{where}: view "{view.name}" gives a {view.kind}, but a {wanted} is needed: {fitting}.')
 
 
-def _has_batch_values(system: System) -> bool:
-    branches = system.branches
-    return len(branches) == 1 and branches[0].output in ("mse", "mahala")
+def _check_shapes(view: View, backbone: Any, output: str, where: str) -> None:
+    import torch
+
+    noise = np.random.default_rng(0).normal(size=(2, 2 * SAMPLE_RATE)).astype(np.float32)
+    try:
+        backbone.embed(torch.from_numpy(backbone.prepare(view(noise)))[None], output)
+    except RuntimeError as error:
+        raise AsdError(f'{where}: view "{view.name}" does not fit backbone "{backbone.name}": {error}') from error
 
 
 def plan(
@@ -147,74 +185,81 @@ def plan(
             add(needed)
         tasks.setdefault((task.kind, task.key), task)
 
-    prints = {machine: context.fingerprint(context.data.of(machine)) for machine in chosen}
     for system in systems:
         resolved = resolve(system, profile)
         check(resolved)
         for seed in seeds:
-            add(_run_task(resolved, profile.name, context, chosen, seed, prints))
+            add(_run_task(resolved, profile.name, context, chosen, seed))
     return list(tasks.values())
 
 
 def _machines(data: DataSet, wanted: Sequence[str] | None) -> list[str]:
-    chosen = list(wanted) if wanted else data.machines
-    for machine in chosen:
-        for split in (TRAIN, TEST):
-            if not data.of(machine, split):
-                raise AsdError(
-                    f"{machine} has no {split} clips in {data.root}. Add them, or leave the machine out with --machines."
-                )
-    return sorted(set(chosen))
+    """The machines asked for, or all that can be trained and scored.
+
+    Raises:
+        AsdError: one that was asked for, or every one, lacks clips.
+    """
+    lacks = {machine: reason for machine in wanted or data.machines if (reason := _lack(data, machine))}
+    chosen = sorted(set(wanted or data.machines) - set(lacks))
+    if lacks and (wanted or not chosen):
+        raise AsdError(
+            f"{next(iter(lacks.values()))} in {data.root}. Add them, or leave the machine out with --machines."
+        )
+    for reason in lacks.values():
+        log.warning("left out: %s", reason)
+    return chosen
 
 
-def run_id(system: str, data: str, profile: str, seed: int, machines: Sequence[str] | None = None) -> str:
-    """Readable and unique per system, data set, profile and seed; a subset of machines is named too."""
-    subset = "" if not machines else "--" + ("+".join(machines) if len(machines) <= 2 else digest(list(machines)))
-    return f"{system}--{data}--{profile}--seed{seed}{subset}"
+def _lack(data: DataSet, machine: str) -> str:
+    """What keeps a machine from being trained and scored, or an empty string."""
+    for split in (TRAIN, TEST):
+        if not data.of(machine, split):
+            return f"{machine} has no {split} clips"
+    known = {clip.section for clip in data.of(machine, TRAIN)}
+    for clip in data.of(machine, TEST):
+        if clip.section not in known:
+            return f"{machine} has no training clips of section {clip.section}, which {clip.file_name} is of,"
+    return ""
 
 
-def _run_task(
-    system: System, profile: str, context: Context, machines: list[str], seed: int, prints: dict[str, str]
-) -> Task:
+def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int) -> Task:
     trained = {}
     for branch in system.branches:
         if branch.encoder is not None:
             encoder = system.encoders[branch.encoder]
-            trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed + branch.seed, prints)
+            trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed + branch.seed)
     scores = [
-        _score_task(branch, system, context, machine, trained.get(branch.name, {}).get(machine), prints)
+        _score_task(branch, system, context, machine, trained.get(branch.name, {}).get(machine))
         for machine in machines
         for branch in system.branches
     ]
-    subset = machines if machines != context.data.machines else None
-    spec = {
-        "run_id": run_id(system.name, context.data.name, profile, seed, subset),
-        "system": system.model_dump(mode="json"),
-        "profile": profile,
-        "seed": seed,
-        "machines": machines,
-    }
-    key = digest(["run", VERDICT_VERSION, spec, [task.key for task in scores]])
+    values = {"system": system.model_dump(mode="json"), "profile": profile, "seed": seed, "machines": machines}
+    key = digest(["run", VERDICT_VERSION, values, context.data.name, [task.key for task in scores]])
+    # the key makes the id unique: a run that differs in anything never replaces another
+    run_id = f"{system.name}--{context.data.name}--{profile}--seed{seed}--{key[:6]}"
+    spec = values | {"run_id": run_id}
     return Task("run", key, f"{system.name} (seed {seed}): fuse, decide, evaluate", spec, tuple(scores), 0.5)
 
 
-def _train_tasks(
-    name: str, encoder: Encoder, context: Context, machines: list[str], seed: int, prints: dict[str, str]
-) -> dict[str, Task]:
+def _train_tasks(name: str, encoder: Encoder, context: Context, machines: list[str], seed: int) -> dict[str, Task]:
     """The training that serves each machine: its own, or one shared by all machines of the run."""
     from asd_core.backbones import BACKBONES
     from asd_core.training import OBJECTIVES
 
     scopes = [machines] if encoder.scope == "dataset" else [[machine] for machine in machines]
+    backbone, objective = BACKBONES[encoder.backbone.name], OBJECTIVES[encoder.objective.name]
+    view = VIEWS[encoder.view.name]
+    versions = [READING_VERSION, TRAINING_VERSION, backbone.version, objective.version, view.version]
     tasks: dict[str, Task] = {}
     for scope in scopes:
-        backbone = BACKBONES[encoder.backbone.name]
-        clips = [clip for machine in scope for clip in context.data.of(machine, TRAIN)]
-        longest = max(audio.info(clip.path).seconds for clip in clips)
-        options = backbone.resolve(encoder.backbone.spec, longest)
-        resolved = encoder.model_dump(mode="json") | {"backbone": options}
-        versions = [backbone.version, OBJECTIVES[encoder.objective.name].version, VIEWS[encoder.view.name].version]
-        key = digest(["train", resolved, seed, versions, [prints[machine] for machine in scope]])
+        longest = max(map(context.longest, scope)) if backbone.needs_length else 0.0
+        resolved = encoder.model_dump(mode="json") | {
+            "view": VIEWS.resolved(encoder.view.spec),
+            "backbone": BACKBONES.resolved(backbone.resolve(encoder.backbone.spec, longest)),
+            "objective": OBJECTIVES.resolved(encoder.objective.spec),
+        }
+        prints = [context.fingerprint(machine, TRAIN) for machine in scope]
+        key = digest(["train", resolved, seed, versions, prints])
         title = f"train {name} (seed {seed}) on {scope[0] if len(scope) == 1 else f'{len(scope)} machines'}"
         spec = {"encoder": resolved, "seed": seed, "machines": scope}
         task = Task("train", key, title, spec, (), 2.0 * len(scope) * encoder.train.epochs**0.5)
@@ -222,17 +267,17 @@ def _train_tasks(
     return tasks
 
 
-def _score_task(
-    branch: Branch, system: System, context: Context, machine: str, trained: Task | None, prints: dict[str, str]
-) -> Task:
-    view = branch.view.spec if branch.view is not None else system.encoders[str(branch.encoder)].view.spec
+def _score_task(branch: Branch, system: System, context: Context, machine: str, trained: Task | None) -> Task:
+    view = VIEWS.resolved(_view(branch, system))
     spec = {"view": view, "output": branch.output if trained else None, "machine": machine}
     inputs = (trained,) if trained else ()
-    key = digest(["embed", spec, VIEWS[view["name"]].version, [t.key for t in inputs], prints[machine]])
-    embed = Task("embed", key, f"embed {machine} ({branch.name})", spec, inputs, 1.0)
-    score = {"scorer": branch.scorer.spec, "machine": machine, "branch": branch.name}
-    scorer_key = digest(["score", branch.scorer.spec, SCORERS[branch.scorer.name].version, embed.key])
-    return Task("score", scorer_key, f"score {machine} ({branch.name})", score, (embed,), 0.2)
+    prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
+    versions = [READING_VERSION, VIEWS[view["name"]].version]
+    embed_key = digest(["embed", spec, versions, [t.key for t in inputs], prints])
+    embed = Task("embed", embed_key, f"embed {machine} ({branch.name})", spec, inputs, 1.0)
+    scorer = SCORERS.resolved(branch.scorer.spec)
+    key = digest(["score", scorer, SCORERS[branch.scorer.name].version, embed.key])
+    return Task("score", key, f"score {machine} ({branch.name})", {"scorer": scorer, "machine": machine}, (embed,), 0.2)
 
 
 # ---------------------------------------------------------------- do
@@ -241,15 +286,33 @@ def _score_task(
 def execute(task: Task, context: Context, progress: Progress = no_progress) -> None:
     """Do one task whose inputs are done, unless it is done already. One process at a time per task."""
     folder = task.folder(context.workspace)
-    with context.workspace.lock(folder):
+    with context.workspace.locked(folder, lambda: progress(0.0, f"{task.title}: waiting for another process")):
         if task.done(context.workspace):
             return
         started = time.time()
-        folder.mkdir(parents=True, exist_ok=True)
+        begin(folder)
         facts = _WORK[task.kind](task, context, folder, progress)
         inputs = [needed.key for needed in task.inputs]
         seconds = time.time() - started
         finish(folder, key=task.key, kind=task.kind, spec=task.spec, inputs=inputs, seconds=seconds, **facts)
+
+
+def register(context: Context) -> None:
+    """Tell the workspace where the data set lies: the app finds clips and truth there.
+
+    Raises:
+        AsdError: another data set of the same name is in use.
+    """
+    path = context.workspace.dataset(context.data.name) / "dataset.json"
+    about = {"name": context.data.name, "kind": context.data.kind, "root": str(context.data.root)}
+    known = read_json(path) if path.is_file() else {}
+    if known and known["root"] != about["root"] and Path(known["root"]).is_dir():
+        raise AsdError(
+            f'The data set name "{context.data.name}" already stands for {known["root"]} in this workspace, not for '
+            f'{context.data.root}. Name one of them in a dataset.json ({{"name": …}}), or use another --workspace.'
+        )
+    if known != about:
+        write_json(path, about)
 
 
 def _train(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -282,7 +345,13 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     write_arrays(folder / "extra.npz", **extra)
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     parameters = sum(p.numel() for p in backbone.parameters())
-    return {"backbone": encoder["backbone"], "parameters": parameters, "notices": problem.notices, "steps": len(losses)}
+    return {
+        "backbone": encoder["backbone"],
+        "parameters": parameters,
+        "notices": problem.notices,
+        "steps": len(losses),
+        "device": str(loop.pick_device(context.device)),
+    }
 
 
 def load_encoder(folder: Path) -> Any:
@@ -318,18 +387,19 @@ def embed(
     view = VIEWS.create(view_spec)
     rows: list[np.ndarray] = []
     if trained is None:
-        for x in _views(clips, view):
+        for x in stream(clips, view):
             rows.append(x)
             progress(len(rows) / len(clips), title)
     else:
         import torch
 
+        from asd_core.training import loop
+
         backbone = load_encoder(trained)
-        target = torch.device("cuda" if device == "auto" and torch.cuda.is_available() else "cpu")
+        target = loop.pick_device(device)
         backbone.to(target)
         with torch.inference_mode():
-            prepared = (backbone.prepare(x) for x in _views(clips, view))
-            for batch in _equal_lengths(prepared, READ_AHEAD):
+            for batch in _equal_lengths(stream(clips, lambda wave: backbone.prepare(view(wave))), BATCH):
                 rows += list(backbone.embed(torch.from_numpy(batch).to(target), output).cpu().numpy())
                 progress(len(rows) / len(clips), title)
     return EmbeddingSet(
@@ -338,14 +408,6 @@ def embed(
         np.array([clip.section for clip in clips]),
         np.array([clip.domain for clip in clips]),
     )
-
-
-def _views(clips: Sequence[Clip], view: View) -> Iterator[np.ndarray]:
-    """Views in the order of clips, a bounded number read ahead by threads (decoding and FFTs release Python)."""
-    with ThreadPoolExecutor() as pool:
-        for first in range(0, len(clips), READ_AHEAD):
-            some = clips[first : first + READ_AHEAD]
-            yield from pool.map(lambda clip: view(audio.read(clip.path)), some)
 
 
 def _equal_lengths(views: Iterable[np.ndarray], most: int) -> Iterator[np.ndarray]:
@@ -382,25 +444,27 @@ def _score(task: Task, context: Context, folder: Path, progress: Progress) -> di
 def score(spec: dict[str, Any], train: EmbeddingSet, test: EmbeddingSet) -> tuple[np.ndarray, np.ndarray]:
     """Scores of training clips (as if new) and of test clips; each section has its own memory."""
     training, scores = np.zeros(len(train)), np.zeros(len(test))
-    for section in np.unique(test.sections):
+    strangers = ~np.isin(test.sections, train.sections)
+    if strangers.any():
+        raise AsdError(
+            f"{test.clip_ids[strangers][0]} is of section {test.sections[strangers][0]}, which has no training clips. "
+            f"Trained sections: {', '.join(np.unique(train.sections))}."
+        )
+    for section in np.unique(train.sections):
         known, asked = train.sections == section, test.sections == section
-        if not known.any():
-            raise AsdError(
-                f"Test clips of section {section} ({test.clip_ids[asked][0]}, …) have no training clips. "
-                f"Trained sections: {', '.join(np.unique(train.sections))}."
-            )
         scorer = SCORERS.create(spec).fit(train[known])
-        scores[asked] = scorer.score(test[asked])
         training[known] = scorer.training_scores()
+        if asked.any():
+            scores[asked] = scorer.score(test[asked])
     return training, scores
 
 
 def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
     system = validate(System, task.spec["system"], task.title)
     names = [branch.name for branch in system.branches]
-    by_machine: dict[str, dict[str, Task]] = {}
-    for scored in task.inputs:
-        by_machine.setdefault(scored.spec["machine"], {})[scored.spec["branch"]] = scored
+    by_machine: dict[str, dict[str, Task]] = {}  # inputs come machine by machine, branches in their order
+    for scored, name in zip(task.inputs, names * len(task.spec["machines"]), strict=True):
+        by_machine.setdefault(scored.spec["machine"], {})[name] = scored
     tables, thresholds = [], {}
     trained = _inputs_of_kind(task, "train")
     notices = [notice for t in trained for notice in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
@@ -408,8 +472,8 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
     for machine, branches in by_machine.items():
         streams = [read_table(branches[name].folder(context.workspace) / "scores.parquet") for name in names]
         table = streams[0].drop(columns="score").assign(machine=machine)
-        for name, stream in zip(names, streams, strict=True):
-            table[f"branch:{name}"] = stream["score"]
+        for name, scored_clips in zip(names, streams, strict=True):
+            table[f"branch:{name}"] = scored_clips["score"]
         batch = _batch_values(system, branches[names[0]], context)
         table, thresholds[machine], said = decide(system, table, batch)
         notices += [f"{machine}: {sentence}" for sentence in said]
@@ -420,17 +484,18 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
 
     progress(0.5, f"{system.name}: evaluate")
     labelled = [machine for machine in by_machine if context.data.is_labelled(machine)]
-    (folder / "metrics.json").unlink(missing_ok=True)
     if labelled:
         write_json(folder / "metrics.json", metrics.evaluate(with_truth(scores, context.data, labelled)))
+    prints = [context.fingerprint(machine, split) for machine in by_machine for split in (TRAIN, TEST)]
     record = {key: task.spec[key] for key in ("run_id", "profile", "seed", "machines")} | {
         "system": system.name,
         "title": system.title,
         "config": task.spec["system"],
-        "data": _describe(context, by_machine),
+        "data": {"name": context.data.name, "kind": context.data.kind, "fingerprint": digest(prints)},
         "labelled": labelled,
         "thresholds": thresholds,
         "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": _machine(t)} for t in _all_inputs(task)],
+        "scores": {machine: {name: t.key for name, t in tasks.items()} for machine, tasks in by_machine.items()},
         "notices": sorted(set(notices)),
         "created": time.time(),
         "seconds": sum(read_json(t.folder(context.workspace) / "meta.json")["seconds"] for t in _all_inputs(task)),
@@ -467,7 +532,8 @@ def decide(
 def fit_verdict(system: System, training: np.ndarray, batch: np.ndarray | None) -> tuple[Fusion, Decision]:
     """Fusion and threshold learnt from training-normal scores (N, branches) of one machine and section."""
     fusion = FUSIONS.create(system.fusion.spec).fit(training)
-    return fusion, DECISIONS.create(system.decision.spec).fit(fusion.fuse(training), batch)
+    fused = None if batch is None else fusion.fuse(batch[:, None])
+    return fusion, DECISIONS.create(system.decision.spec).fit(fusion.fuse(training), fused)
 
 
 def _batch_values(system: System, scored: Task, context: Context) -> np.ndarray | None:
@@ -501,28 +567,15 @@ def _inputs_of_kind(task: Task, kind: str) -> list[Task]:
     return [t for t in _all_inputs(task) if t.kind == kind]
 
 
-def _describe(context: Context, machines: Iterable[str]) -> dict[str, Any]:
-    """Record the data set in the workspace, where the app finds clips and truth; its name goes with the run."""
-    data = context.data
-    folder = context.workspace.dataset(data.name)
-    known = read_json(folder / "dataset.json") if (folder / "dataset.json").is_file() else {}
-    if known and known["root"] != str(data.root):
-        known = {}
-    clips = [clip for machine in machines for clip in data.of(machine)]
-    about = {"name": data.name, "kind": data.kind, "fingerprint": context.fingerprint(clips)}
-    write_json(folder / "dataset.json", known | {"name": data.name, "kind": data.kind, "root": str(data.root)})
-    return about
-
-
 # ---------------------------------------------------------------- score loose clips
 
 
 def score_files(
-    workspace: Workspace, run_id: str, machine: str, paths: Sequence[Path], section: str = "00"
+    workspace: Workspace, run_id: str, machine: str, paths: Sequence[Path], section: str = "00", device: str = "auto"
 ) -> pd.DataFrame:
     """Score any recordings as clips of `machine` with a trained run: file, score, threshold, decision,
-    percentile (share of training normals that score lower) and one column per branch."""
-    run: Run = load_run(workspace, run_id)
+    percentile (percent of training normals that score at most this) and one column per branch."""
+    run = load_run(workspace, run_id)
     if machine not in run.record["machines"]:
         raise AsdError(f'Run {run_id} has no machine "{machine}". It has: {", ".join(run.record["machines"])}.')
     system = validate(System, run.record["config"], run_id)
@@ -530,33 +583,28 @@ def score_files(
     columns, training = {}, {}
     batch = None
     for branch in system.branches:
-        embedded, trained = _stored(workspace, run, machine, branch.name)
+        embedded, trained = _stored(workspace, run.record["scores"][machine][branch.name])
         spec = read_json(embedded / "meta.json")["spec"]
-        test = embed(clips, spec["view"], trained, spec["output"])
-        training[branch.name], columns[f"branch:{branch.name}"] = score(
-            branch.scorer.spec, read_embeddings(embedded / f"{TRAIN}.npz"), test
-        )
+        train = read_embeddings(embedded / f"{TRAIN}.npz")
+        test = embed(clips, spec["view"], trained, spec["output"], device)
+        own = train[train.sections == section]
+        if not len(own):
+            raise AsdError(f"{machine} has no section {section}. Trained: {', '.join(np.unique(train.sections))}.")
+        training[branch.name], columns[f"branch:{branch.name}"] = score(branch.scorer.spec, own, test)
         if system.decision.spec.get("fit") == "official_batch" and trained is not None:
             batch = read_arrays(trained / "extra.npz")[f"batch_{branch.output}"]
-    fusion, decision = fit_verdict(system, np.stack(list(training.values()), axis=1), batch)
-    normal = np.sort(fusion.fuse(np.stack(list(training.values()), axis=1)))
+    known = np.stack(list(training.values()), axis=1)
+    fusion, decision = fit_verdict(system, known, batch)
     fused = fusion.fuse(np.stack(list(columns.values()), axis=1))
     table = pd.DataFrame({"file": [str(path) for path in paths], "machine": machine, "score": fused})
     table["threshold"] = decision.threshold_
     table["decision"] = decision.decide(fused).astype(int)
-    table["percentile"] = np.searchsorted(normal, fused, side="left") / len(normal)
+    table["percentile"] = percentile(fusion.fuse(known), fused)
     return table.assign(**columns)
 
 
-def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[Path, Path | None]:
-    """Folders of the embeddings and, if there is one, of the trained encoder behind a branch of a run."""
-    scored = {
-        meta["spec"]["branch"]: meta
-        for task in run.record["tasks"]
-        if task["kind"] == "score"
-        for meta in [read_json(workspace.task("score", task["key"]) / "meta.json")]
-        if meta["spec"]["machine"] == machine
-    }[branch]
-    embedded = workspace.task("embed", scored["inputs"][0])
+def _stored(workspace: Workspace, score_key: str) -> tuple[Path, Path | None]:
+    """Folders of the embeddings and, if there is one, of the trained encoder behind a score task."""
+    embedded = workspace.task("embed", read_json(workspace.task("score", score_key) / "meta.json")["inputs"][0])
     inputs = read_json(embedded / "meta.json")["inputs"]
     return embedded, workspace.task("train", inputs[0]) if inputs else None

@@ -60,12 +60,13 @@ def reporting(job: Path | None) -> Iterator[ProgressCall]:
 
 def print_table(rows: pd.DataFrame, title: str = "", caption: str = "") -> None:
     """A table whose numbers and names stay whole; into a file or pipe it is as wide as it needs to be."""
-    table = Table(title=title or None, caption=caption or None, caption_justify="left", title_justify="left")
+    titles = escape(title) or None, escape(caption) or None  # they hold names from outside
+    table = Table(title=titles[0], caption=titles[1], caption_justify="left", title_justify="left")
     for name in rows.columns:
         cells = [_cell(value) for value in rows[name]]
         numeric = any(isinstance(value, int | float) for value in rows[name])
         prose = max(map(len, cells), default=0) > PROSE
-        table.add_column(str(name), justify="right" if numeric else "left", no_wrap=not prose)
+        table.add_column(escape(str(name)), justify="right" if numeric else "left", no_wrap=not prose)
     for _, row in rows.iterrows():
         table.add_row(*(_cell(value) for value in row))
     (out if out.is_terminal else Console(width=200)).print(table)

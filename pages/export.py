@@ -1,5 +1,8 @@
-"""Export: from finished runs to a checked submission package, or a check of a package made elsewhere."""
+"""Export: from finished runs to a checked submission package; the packages made so far; a check of any other."""
 
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,9 +18,11 @@ MOST = 4  # systems in a package
 def main() -> None:
     st.title("Export")
     st.markdown("Make a DCASE Task 2 submission package, with every rule of the evaluator checked before you send it.")
-    make, check = st.tabs(["Make a package", "Check a package"])
+    make, kept, check = st.tabs(["Make a package", "Packages", "Check a package"], key="tab", bind="query-params")
     with make:
         make_package()
+    with kept:
+        packages()
     with check:
         check_existing()
 
@@ -36,7 +41,7 @@ def make_package() -> None:
     problems = api.package_problems(values)
     step(4, "Check and download")
     if problems:
-        st.info(f"Still missing or not in the right form: {', '.join(dict.fromkeys(map(readable, problems)))}.")
+        st.info(f"Still missing or not in the right form: {missing(problems)}.")
     if not machines:
         st.info("Choose at least one machine in step 2.")
     if st.button(
@@ -46,14 +51,16 @@ def make_package() -> None:
         icon=":material/package_2:",
         disabled=bool(problems or not machines),
     ):
-        build(picked, machines, values, report)
+        build(values, report)
     built = st.session_state.get("built")
-    if built and built["values"] == (values, tuple(machines)):
-        show_package(built)
+    if built and built["values"] == values:
+        made = next((one for one in api.packages(workspace()) if one.path == built["path"]), None)
+        if made:
+            show_package(made, "new")
 
 
 def step(number: int, title: str) -> None:
-    st.subheader(f":primary-badge[{number}] {title}")
+    st.header(f":primary-badge[{number}] {title}")
 
 
 def pick_runs(finished: dict[str, api.Run]) -> list[api.Run]:
@@ -129,57 +136,115 @@ def details(picked: list[api.Run], machines: list[str]) -> tuple[dict[str, Any],
     step(3, "Details")
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown("**Team and corresponding author**")
-        first, last = st.columns(2)
-        firstname = first.text_input("First name", key="firstname", persist_state="session")
-        lastname = last.text_input(
-            "Last name", key="lastname", persist_state="session", help="Part of the label; letters, digits, hyphens."
-        )
-        email = st.text_input("E-mail", key="email", persist_state="session")
-        short, long = st.columns([1, 2])
-        institute = short.text_input(
+        authors = author_list()
+    with right:
+        systems = system_names(picked)
+        st.markdown("**Team and report**")
+        institute = st.text_input(
             "Institute, short",
             key="institute",
             persist_state="session",
             help="Part of the label; letters, digits, hyphens.",
         )
-        institution = long.text_input("Institution, in full", key="institution", persist_state="session")
         report = st.file_uploader("Technical report (PDF)", type=["pdf"], key="report", max_upload_size=20)
-    with right:
-        st.markdown("**How the systems introduce themselves**")
-        systems = []
-        for number, run in enumerate(picked, 1):
-            record = run.record
-            name_column, short_column = st.columns([3, 1])
-            name = name_column.text_input(
-                f"System {number}: name", value=record["title"], key=f"name_{number}_{record['run_id']}"
-            )
-            short_name = short_column.text_input(
-                "Short",
-                value=record["system"][:10],
-                key=f"short_{number}_{record['run_id']}",
-                help="At most 10 characters.",
-            )
-            systems.append({"name": name, "abbreviation": short_name, "runs": [record["run_id"]]})
-        st.caption("Features, networks and decision rule are filled in from each run's configuration.")
-    author = {"firstname": firstname, "lastname": lastname, "email": email, "corresponding": True}
+    last_name = label_part(next(author["lastname"] for author in authors if author["corresponding"]))
+    if last_name and institute:
+        st.caption(f"The label of the first system will read `{last_name}_{institute}_task2_1`.")
     values = {
-        "last_name": lastname,
+        "last_name": last_name,
         "institute": institute,
-        "authors": [author | {"affiliation": {"institution": institution}}],
+        "authors": authors,
         "systems": systems,
         "machines": machines,
     }
     return values, report.getvalue() if report else None
 
 
+def author_list() -> list[dict[str, Any]]:
+    """One box per author; the first is there from the start, exactly one is corresponding."""
+    st.markdown("**Authors, in their order**")
+    rows = st.session_state.setdefault("authors", [0])
+    authors = []
+    for number, row in enumerate(rows, 1):
+        with st.container(border=True, gap="small"):
+            first, last = st.columns(2)
+            whose = f" of author {number}" if len(rows) > 1 else ""
+            author = {
+                "firstname": field(first, f"First name{whose}", f"firstname_{row}"),
+                "lastname": field(last, f"Last name{whose}", f"lastname_{row}"),
+                "email": field(first, f"E-mail{whose}", f"email_{row}"),
+                "affiliation": {"institution": field(last, f"Institution{whose}, in full", f"institution_{row}")},
+            }
+            authors.append(author)
+            if len(rows) > 1:
+                st.button(
+                    f"Remove author {number}",
+                    key=f"remove_{row}",
+                    icon=":material/person_remove:",
+                    type="tertiary",
+                    on_click=rows.remove,
+                    args=(row,),
+                )
+    st.button("Add an author", key="add_author", icon=":material/person_add:", on_click=add_author)
+    corresponding = rows[0]
+    if len(rows) > 1:
+        names = [author["lastname"] or f"author {number}" for number, author in enumerate(authors, 1)]
+        if st.session_state.get("corresponding") not in rows:
+            st.session_state["corresponding"] = rows[0]
+        corresponding = st.radio(
+            "Corresponding author",
+            rows,
+            format_func=dict(zip(rows, names, strict=True)).__getitem__,
+            key="corresponding",
+            horizontal=True,
+            help="The last name becomes part of the label.",
+            persist_state="session",
+        )
+    return [author | {"corresponding": row == corresponding} for row, author in zip(rows, authors, strict=True)]
+
+
+def field(where: Any, label: str, key: str) -> str:
+    return where.text_input(label, key=key, persist_state="session")
+
+
+def add_author() -> None:
+    rows = st.session_state["authors"]
+    rows.append(max(rows) + 1)
+
+
+def system_names(picked: list[api.Run]) -> list[dict[str, Any]]:
+    st.markdown("**How the systems introduce themselves**")
+    systems = []
+    for number, run in enumerate(picked, 1):
+        record = run.record
+        name_column, short_column = st.columns([3, 1])
+        name = name_column.text_input(
+            f"System {number}: name", value=record["title"], key=f"name_{number}_{record['run_id']}"
+        )
+        short_name = short_column.text_input(
+            "Short",
+            value=record["system"][:10],
+            key=f"short_{number}_{record['run_id']}",
+            help="At most 10 characters.",
+        )
+        systems.append({"name": name, "abbreviation": short_name, "runs": [record["run_id"]]})
+    st.caption("Features, networks and decision rule are filled in from each run's configuration.")
+    return systems
+
+
+def label_part(name: str) -> str:
+    """A name in the letters that a label may have: accents go, as do spaces and apostrophes."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return "".join(letter for letter in plain if letter.isalnum() or letter == "-")
+
+
 LABELS = {
-    "last_name": "last name",
+    "last_name": "last name of the corresponding author (in Latin letters)",
     "institute": "institute, short (letters, digits and hyphens)",
-    "authors.0.firstname": "first name",
-    "authors.0.lastname": "last name",
-    "authors.0.email": "e-mail address",
-    "authors.0.affiliation.institution": "institution, in full",
+    "firstname": "first name",
+    "lastname": "last name",
+    "email": "e-mail address",
+    "affiliation.institution": "institution, in full",
 }
 
 
@@ -189,40 +254,140 @@ def readable(problem: str) -> str:
     if place.startswith("systems."):
         _, number, name = place.split(".", 2)
         return f"{'short ' if name == 'abbreviation' else ''}name of system {int(number) + 1}"
+    if place.startswith("authors."):
+        _, number, name = place.split(".", 2)
+        whose = f" of author {int(number) + 1}" if len(st.session_state["authors"]) > 1 else ""
+        return LABELS[name] + whose
     return LABELS.get(place, message or problem)
 
 
-def build(picked: list[api.Run], machines: list[str], values: dict[str, Any], report: bytes | None) -> None:
+def missing(problems: list[str]) -> str:
+    """What the form still lacks; without a last name there is no label either, which need not be said twice."""
+    if any(problem.startswith("authors.") and ".lastname" in problem for problem in problems):
+        problems = [problem for problem in problems if not problem.startswith("last_name")]
+    return ", ".join(dict.fromkeys(map(readable, problems)))
+
+
+def build(values: dict[str, Any], report: bytes | None) -> None:
     try:
         path = api.build_package(workspace(), values, report)
-        official = all(run.record["data"]["kind"] == "DCASE 2026" for run in picked)
-        expected = None if official else api.expected_clips(picked, machines)
-        checks = api.check_package(path, expected)
     except api.AsdError as error:
         st.error(str(error), icon=":material/error:")
         return
-    st.session_state["built"] = {"path": path, "checks": checks, "values": (values, tuple(machines))}
+    st.session_state["built"] = {"path": path, "values": values}
 
 
-def show_package(built: dict[str, Any]) -> None:
-    checks, path = built["checks"], built["path"]
-    check_list(checks)
-    payload = path.read_bytes() if path.is_file() else b""
-    failed = bool((checks["ok"] == "fail").any())
+def packages() -> None:
+    """Everything in the workspace's exports, to be looked at and downloaded at any time."""
+    kept = api.packages(workspace())
+    if not kept:
+        st.info("No package has been built yet.")
+        return
+    verdicts = [verdict(checks(one)) for one in kept]
+    shown = pd.DataFrame(
+        {
+            "Package": [one.name for one in kept],
+            "Built": [pd.Timestamp(one.built, unit="s", tz="UTC") for one in kept],
+            "Version": ["newest" if one.is_newest else "replaced" for one in kept],
+            "Check": verdicts,
+            "Size": [words.size(one.size) for one in kept],
+            "SHA-256": [one.sha256 for one in kept],
+        }
+    )
+    digests = [one.sha256 for one in kept]
+    picked = st.session_state.get("package")
+    place = digests.index(picked) if picked in digests else 0
+    tables.pick_row("packages", place)
+    st.dataframe(
+        shown,
+        key="packages",
+        hide_index=True,
+        selection_mode="single-row-required",
+        on_select=lambda: pick_package(digests),
+        height="content" if len(kept) <= 8 else 330,
+        column_config={
+            "Built": st.column_config.DatetimeColumn("Built", format="YYYY-MM-DD HH:mm:ss", timezone=timezone()),
+            "SHA-256": st.column_config.TextColumn("SHA-256", width="medium"),
+        },
+        alt=f"{len(kept)} packages; pick one to see its checks and to download it",
+    )
+    show_package(kept[place], "kept")
+
+
+def pick_package(digests: list[str]) -> None:
+    row = tables.picked_row("packages")
+    if row is not None and row < len(digests):
+        st.session_state["package"] = digests[row]
+
+
+def timezone() -> str | None:
+    return st.context.timezone
+
+
+def show_package(package: api.BuiltPackage, where: str) -> None:
+    """Verdict and download, then what changed since the package of the same name before it."""
+    found = checks(package)
+    failed = bool((found["ok"] == "fail").any())
     with st.container(horizontal=True, vertical_alignment="center"):
         st.download_button(
             "Download",
-            payload,
-            file_name=path.name,
+            package.path.read_bytes(),
+            file_name=package.name,
             mime="application/zip",
-            key="download",
+            key=f"download_{where}",
             icon=":material/download:",
             type="primary",
-            disabled=failed or not payload,
+            disabled=failed,
             help="Not before every rule is kept." if failed else None,
             on_click="ignore",
         )
-        st.caption(f"{path.name} · {words.size(len(payload))} · SHA-256 `{api.sha256(payload)}`")
+        st.caption(f"{package.name} · {words.size(package.size)} · SHA-256 `{package.sha256}`")
+    check_list(found, where)
+    changes(package, where)
+
+
+def changes(package: api.BuiltPackage, where: str) -> None:
+    earlier = [one for one in api.packages(workspace()) if one.name == package.name and one.built < package.built]
+    if not earlier:
+        return
+    st.markdown(f"**Changes since the package before it** ({words.ago(earlier[0].built)})")
+    try:
+        found = api.compare_packages(earlier[0].path, package.path)
+    except api.AsdError as error:
+        st.error(str(error), icon=":material/error:")
+        return
+    same = found[["added", "removed", "changed_scores", "changed_decisions"]].eq(0).all(axis=None)
+    if same:
+        st.caption("The same scores and decisions for the same clips; only the descriptions differ.")
+        return
+    st.dataframe(
+        tables.changes(found),
+        key=f"changes_{where}",
+        hide_index=True,
+        column_config={
+            "Rank correlation": st.column_config.NumberColumn(
+                format="%.4f", help="Spearman, of the scores of the clips in both; 1 means the same order"
+            )
+        },
+        placeholder="–",
+        alt=f"Changes of {len(found)} files since the package before",
+    )
+
+
+def checks(package: api.BuiltPackage) -> pd.DataFrame:
+    return _checks(package.sha256, str(package.path), package.expected)
+
+
+@st.cache_data(show_spinner=False, max_entries=32)
+def _checks(sha256: str, path: str, expected: Mapping[str, Sequence[str]] | None) -> pd.DataFrame:
+    return api.check_package(Path(path), expected)
+
+
+def verdict(found: pd.DataFrame) -> str:
+    counts = found["ok"].value_counts()
+    if failed := int(counts.get("fail", 0)):
+        return f"✗ {failed} failed"
+    return f"! {counts['warn']} to look at" if counts.get("warn") else "✓ passed"
 
 
 def check_existing() -> None:
@@ -231,16 +396,16 @@ def check_existing() -> None:
     if upload is None:
         return
     try:
-        checks = api.check_package(upload.getvalue())
+        found = api.check_package(upload.getvalue())
     except api.AsdError as error:
         st.error(str(error), icon=":material/error:")
         return
-    check_list(checks)
+    check_list(found, "uploaded")
 
 
-def check_list(checks: pd.DataFrame) -> None:
+def check_list(found: pd.DataFrame, where: str) -> None:
     """The verdict in one line, then what is wrong, then everything."""
-    counts = checks["ok"].value_counts()
+    counts = found["ok"].value_counts()
     failed, warned = int(counts.get("fail", 0)), int(counts.get("warn", 0))
     if failed:
         st.error(
@@ -252,14 +417,16 @@ def check_list(checks: pd.DataFrame) -> None:
     else:
         st.success("Every rule is kept.", icon=":material/check_circle:")
     st.dataframe(
-        tables.findings(checks),
+        tables.findings(found),
+        key=f"findings_{where}",
         hide_index=True,
-        height="content" if len(checks) <= 12 else 440,
+        height="content" if len(found) <= 12 else 440,
+        placeholder="–",
         column_config={
             "Rule": st.column_config.TextColumn(width="large"),
             "Finding": st.column_config.TextColumn(width="large"),
         },
-        alt=f"{len(checks)} checks: {failed} failed, {warned} to look at",
+        alt=f"{len(found)} checks: {failed} failed, {warned} to look at",
     )
 
 

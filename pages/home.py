@@ -43,7 +43,7 @@ def best_results() -> None:
     """The leading system on each data set."""
     if not cached.runs():
         return
-    st.subheader("Best so far")
+    st.header("Best so far")
     for leader in cached.leaderboard().drop_duplicates("data").itertuples():
         with st.container(border=True):
             words.kind_badge(leader.kind)
@@ -66,13 +66,13 @@ for sentence in api.broken_runs(workspace()):
 
 left, right = st.columns([3, 2], gap="large")
 with left:
-    st.subheader("Readiness")
+    st.header("Readiness")
     for entry in entries:
         with st.container(border=True):
             line(entry)
 with right:
     best_results()
-    st.subheader("Last jobs")
+    st.header("Last jobs")
     latest = api.all_jobs(workspace())[:5]
     if not latest:
         st.info(

@@ -64,7 +64,7 @@ def machines(run: api.Run, machine: str) -> None:
     matrix = cached.machine_matrix(run)
     if matrix.empty:
         return
-    st.subheader("Machines")
+    st.header("Machines")
     names = list(matrix["machine"])
     tables.pick_row("matrix", names.index(machine) if machine in names else None)
     st.dataframe(
@@ -83,7 +83,7 @@ def machines(run: api.Run, machine: str) -> None:
 
 
 def figures(run: api.Run, own: pd.DataFrame, machine: str) -> None:
-    st.subheader(f"Scores of {machine}")
+    st.header(f"Scores of {machine}")
     if own.empty:
         st.info("This run holds no test clip of this machine.")
         return
@@ -115,7 +115,7 @@ def figures(run: api.Run, own: pd.DataFrame, machine: str) -> None:
 
 def clip_list(run: api.Run, own: pd.DataFrame, machine: str) -> pd.DataFrame:
     """Filters and table; returns the rows in the order shown."""
-    st.subheader("Clips")
+    st.header("Clips")
     labelled = bool(own["label"].notna().any())
     options = list(api.PRESETS if labelled else api.LABEL_FREE_PRESETS)
     first, second = st.columns(2)
@@ -166,11 +166,11 @@ def inspector(run: api.Run, clips: pd.DataFrame, own: pd.DataFrame, shown: pd.Da
     clip_id = asked("clip") or ""
     picked = own[own["clip_id"] == clip_id]
     if picked.empty:
-        st.subheader("Clip")
+        st.header("Clip")
         st.info("Pick a clip in the table.")
         return
     clip = picked.iloc[0]
-    st.subheader(clip_id.rpartition("/")[2].removesuffix(".wav"))
+    st.header(clip_id.rpartition("/")[2].removesuffix(".wav"))
     heading(clip)
     steps(clip_id, list(shown["clip_id"]))
     data = run.record["data"]["name"]

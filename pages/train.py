@@ -1,5 +1,7 @@
 """Train: every system with how far it is; one click trains it, and the job can be watched, stopped and resumed."""
 
+from itertools import count
+
 import pandas as pd
 import streamlit as st
 
@@ -30,6 +32,7 @@ def main() -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         name = system_table(states)
+        train_missing(states, data, known, profile or "quick")
     with right:
         detail(states.set_index("name").loc[name], data, known, profile or "quick")
 
@@ -78,6 +81,24 @@ def system_table(states: pd.DataFrame) -> str:
     return wanted
 
 
+def train_missing(states: pd.DataFrame, data: str, known: dict[str, api.DataInfo], profile: str) -> None:
+    """One job per system without a result; they wait for each other."""
+    missing = api.missing_systems(states)
+    if not missing or data not in known:
+        return
+    number = f"{len(missing)} systems have" if len(missing) > 1 else "One system has"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(
+            f"Train all missing ({len(missing)})",
+            key="train_missing",
+            icon=":material/playlist_play:",
+            help="One job each with seed 0, one after the other: " + ", ".join(missing),
+            on_click=jobs.attempt,
+            args=(start, missing, data, profile, [0], []),
+        )
+        st.caption(f"{number} no result on these recordings with this profile.")
+
+
 def pick(names: list[str]) -> None:
     row = tables.picked_row("systems")
     if row is not None and row < len(names):
@@ -88,40 +109,76 @@ def pick(names: list[str]) -> None:
 def job_system(job_id: str, names: list[str]) -> str:
     """The system that a job of the address trains, or ""."""
     try:
-        words_ = api.job(workspace(), job_id).arguments if job_id else ()
+        asked_for = api.asked_of(api.job(workspace(), job_id)) if job_id else None
     except api.AsdError:
         return ""
-    return next((word for word in words_[1:] if word in names), "") if words_[:1] == ("run",) else ""
+    return next((name for name in asked_for.systems if name in names), "") if asked_for else ""
 
 
 def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile: str) -> None:
     """One click to train, everything else folded away."""
     with st.container(horizontal=True, vertical_alignment="center"):
         words.state_badge(system["state"])
-        st.subheader(system["title"])
+        st.header(system["title"])
     if system["problem"]:
         st.error(system["problem"], icon=":material/error:")
         return
     st.markdown(system["idea"])
-    actions = st.container(horizontal=True, vertical_alignment="center")
+    actions = st.container()
     follow(system)
-    machines, seeds = options(data, known)
-    missing = data not in known
-    active = system["state"] in ("queued", "running", "cancelling")
+    machines, wanted = options(data, known)
+    seeds, note_ = plan(system.name, data, known, profile, machines, wanted)
     with actions:
+        buttons(system, data, known, profile, seeds, machines)
+        if note_:
+            st.caption(note_)
+    if seeds:
+        arguments = api.training_arguments(workspace(), [system.name], known[data].argument, profile, seeds, machines)
+        with st.expander("The same in a terminal", icon=":material/terminal:"):
+            st.code(api.command(arguments), language="bash", wrap_lines=True)
+    with st.expander("Configuration", icon=":material/tune:"):
+        written, resolved = st.tabs(["As written", f"With the profile {profile}"])
+        written.code(api.system_yaml(system.name), language="yaml", height=320)
+        resolved.code(api.system_yaml(system.name, profile), language="yaml", height=320)
+
+
+def plan(
+    name: str, data: str, known: dict[str, api.DataInfo], profile: str, machines: list[str], wanted: list[int]
+) -> tuple[list[int], str]:
+    """The seeds worth training (equal work is never done twice), and a word on those that are there already."""
+    if data not in known:
+        return [], ""
+    try:
+        there = api.computed_seeds(workspace(), name, data, profile, machines)
+    except api.AsdError:  # the recordings are gone; said in the options
+        return [], ""
+    if left := [seed for seed in wanted if seed not in there]:
+        found = [seed for seed in wanted if seed in there]
+        return left, f"{api.seeds_text(found).capitalize()}: already computed." if found else ""
+    following = next(seed for seed in count() if seed not in there)
+    said = f"Already computed with these settings ({api.seeds_text(there)})."
+    return [following], said + " Another seed shows how much chance is in it."
+
+
+def buttons(
+    system: pd.Series, data: str, known: dict[str, api.DataInfo], profile: str, seeds: list[int], machines: list[str]
+) -> None:
+    missing, active = data not in known, system["state"] in ("queued", "running", "cancelling")
+    label = "Train" if seeds in ([], [0]) else f"Train with {api.seeds_text(seeds)}"
+    with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
-            "Train again" if system["state"] == "done" else "Train",
+            label,
             key="train",
-            type="primary",
+            type="secondary" if system["state"] in ("cancelled", "interrupted", "failed") else "primary",  # Resume is
             icon=":material/play_arrow:",
-            disabled=missing or active or not seeds,
+            disabled=active or not seeds,
             help="There are no recordings yet; Home tells how to get some."
             if missing
             else "It is being trained; see below."
             if active
             else "Finished parts are reused; only what is missing is computed.",
             on_click=jobs.attempt,
-            args=(train, system.name, data, profile, seeds, machines),
+            args=(start, [system.name], data, profile, seeds, machines),
         )
         if system["run_id"]:
             st.page_link(
@@ -132,18 +189,10 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
             )
         if missing:
             st.page_link(page("home"), label="Get recordings", icon=":material/home:")
-    if not missing:
-        arguments = api.training_arguments(workspace(), [system.name], known[data].argument, profile, seeds, machines)
-        with st.expander("The same in a terminal", icon=":material/terminal:"):
-            st.code(api.command(arguments), language="bash", wrap_lines=True)
-    with st.expander("Configuration", icon=":material/tune:"):
-        written, resolved = st.tabs(["As written", f"With the profile {profile}"])
-        written.code(api.system_yaml(system.name), language="yaml", height=320)
-        resolved.code(api.system_yaml(system.name, profile), language="yaml", height=320)
 
 
 def options(data: str, known: dict[str, api.DataInfo]) -> tuple[list[str], list[int]]:
-    """Machines (none: all) and seeds."""
+    """Machines (none: all) and wanted seeds."""
     machines: list[str] = []
     with st.expander("Options", icon=":material/settings:"):
         if data in known:
@@ -154,17 +203,20 @@ def options(data: str, known: dict[str, api.DataInfo]) -> tuple[list[str], list[
                 st.error(str(error), icon=":material/error:")
         seeds = st.multiselect(
             "Seeds",
-            [0, 1, 2, 3, 4],
+            list(range(10)),
             default=[0],
             key="seeds",
             persist_state="session",
-            help="Each seed is a run of its own; the leaderboard shows mean and spread.",
+            help="Each seed is a run of its own; the spread between them is chance.",
         )
-    return sorted(machines), sorted(seeds)
+    return sorted(machines), sorted(seeds) or [0]
 
 
-def train(name: str, data: str, profile: str, seeds: list[int], machines: list[str]) -> None:
-    remember("job", api.start_training(workspace(), name, data, profile, seeds, machines))
+def start(names: list[str], data: str, profile: str, seeds: list[int], machines: list[str]) -> None:
+    """Start a job per system and follow the first."""
+    started = [api.start_training(workspace(), name, data, profile, seeds, machines) for name in names]
+    remember("job", started[0])
+    remember("system", names[0])
 
 
 def follow(system: pd.Series) -> None:

@@ -26,6 +26,7 @@ class Autoencoder(Backbone):
     name = "autoencoder"
     input = "logmel"
     outputs = ("mse", "mahala", "latent")
+    batch_outputs = ("mse", "mahala")
 
     def __init__(self, n_mels: int = 128, frames: int = 5, width: int = 128, bottleneck: int = 8) -> None:
         super().__init__()
@@ -56,8 +57,8 @@ class Autoencoder(Backbone):
     def prepare(self, x: np.ndarray, start: float = 0.0) -> np.ndarray:
         if x.shape[1] < self.frames:
             raise AsdError(
-                f"A clip has {x.shape[1]} spectrogram frames; the autoencoder needs at least {self.frames} "
-                f"(2,048 samples at hop 512). Remove clips that short; `doctor` lists them."
+                f"the clip has {x.shape[1]} spectrogram frames; the autoencoder needs at least {self.frames} "
+                f"(2,048 samples at hop 512). Remove clips that short."
             )
         return x
 

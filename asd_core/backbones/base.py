@@ -20,6 +20,8 @@ class Backbone(nn.Module, ABC):
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
     input: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]] = ("clip",)
+    batch_outputs: ClassVar[tuple[str, ...]] = ()  # those whose training leaves scores of mini-batches
+    needs_length: ClassVar[bool] = False  # whether `resolve` looks at the longest clip
     embed_dim: int  # of output "clip"
 
     @classmethod

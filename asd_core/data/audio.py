@@ -69,8 +69,11 @@ def _notice_rate(folder: Path, rate: int, sample_rate: int) -> None:
 
 def _unreadable(path: Path, error: Exception) -> AsdError:
     if not path.exists():
-        return AsdError(f"{path} is missing. Restore it, or run again without its machine (--machines).")
+        return AsdError(
+            f"{path} is missing. Check its name; a clip of a data set may be restored, or its machine left out "
+            f"with --machines."
+        )
     return AsdError(
-        f"{path} cannot be read as sound ({error}). Allowed: PCM or float WAV, also FLAC. "
+        f"{path} cannot be read as sound ({error}). Allowed: PCM or float WAV, for `score` also FLAC. "
         f"Delete or replace it; `python -m asd_core doctor` lists all such files."
     )

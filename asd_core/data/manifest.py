@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from pydantic import ConfigDict
 
-from asd_core.config import CONFIGS
+from asd_core.config import CONFIGS, NAME_RULE, SAFE_NAME, Strict, validate
 from asd_core.files import digest, file_digest, read_json, write_json
 from asd_core.types import ANOMALY, NORMAL, SOURCE, TARGET, TEST, TRAIN, AsdError, Attributes, Clip, Truth
 
@@ -55,6 +57,8 @@ def parse_name(machine: str, path: Path) -> tuple[Clip, Truth | None]:
     """
     split = path.parent.name
     clip_id = f"{machine}/{split}/{path.name}"
+    if not clip_id.isprintable():  # such as bytes that are not UTF-8
+        raise AsdError(f"{clip_id!a}: the name holds characters that cannot be printed. Rename it.")
     if match := LABELLED.fullmatch(path.name):
         if match["split"] != split:
             raise AsdError(f"{clip_id}: the name says {match['split']}, the folder says {split}.")
@@ -87,7 +91,7 @@ class DataSet:
 
     @property
     def machines(self) -> list[str]:
-        return list(self._by_machine)
+        return sorted(self._by_machine)
 
     @cached_property
     def _by_machine(self) -> dict[str, tuple[Clip, ...]]:
@@ -103,9 +107,20 @@ class DataSet:
         return tuple(clip for clip in self._by_machine[machine] if split in (None, clip.split))
 
     def is_labelled(self, machine: str) -> bool:
-        """Whether every test clip of the machine has its truth."""
+        """Whether the test clips of the machine have their truth.
+
+        Raises:
+            AsdError: some have and some have not, so that figures would be of a part of the clips.
+        """
         test = self.of(machine, TEST)
-        return bool(test) and all(clip.clip_id in self.truth for clip in test)
+        unlabelled = [clip for clip in test if clip.clip_id not in self.truth]
+        if unlabelled and len(unlabelled) < len(test):
+            raise AsdError(
+                f"{machine}: {len(unlabelled)} of {len(test)} test clips have no label in their names, the first is "
+                f"{unlabelled[0].clip_id}. Move them away, rename them such as "
+                f"section_00_source_test_normal_0000_noAttribute.wav, or leave the machine out with --machines."
+            )
+        return bool(test) and not unlabelled
 
     def counts(self) -> pd.DataFrame:
         """One row per machine: numbers of clips by split, domain and label."""
@@ -127,13 +142,22 @@ class DataSet:
         return table.fillna(0).astype({name: int for name in table.columns if name != "machine"})
 
 
+class Description(Strict):
+    """What ``dataset.json`` in a data set's folder says about it."""
+
+    model_config = ConfigDict(extra="ignore")
+    name: str | None = None
+    kind: str | None = None
+
+
 def scan(root: Path, name: str | None = None, kind: str | None = None) -> DataSet:
     """Find every machine below `root`, at any depth.
 
     A folder may describe itself in a ``dataset.json`` ({"name", "kind"}); arguments come first.
 
     Raises:
-        AsdError: `root` is missing or holds no machine, or two folders are the same machine.
+        AsdError: `root` is missing or holds no machine, or two folders are the same machine, or the name is not one
+            that a folder may have.
     """
     root = root.resolve()
     if not root.is_dir():
@@ -141,28 +165,36 @@ def scan(root: Path, name: str | None = None, kind: str | None = None) -> DataSe
             f"{root} is not a folder. Expected a folder with <machine>/train/*.wav and <machine>/test/*.wav; "
             f"`python -m asd_core data --help` tells how to get or simulate one."
         )
-    about = read_json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
-    places: dict[str, Path] = {}
+    described = root / "dataset.json"
+    about = Description()
+    if described.is_file():
+        about = validate(Description, read_json(described), str(described))
+    name = name or about.name or root.name
+    if not SAFE_NAME.fullmatch(name):
+        raise AsdError(f'{root} cannot be called "{name}": {NAME_RULE}. Write {{"name": "…"}} into {described}.')
     split_folders = (place / name for place, folders, _ in walk(root) for name in folders if name in (TRAIN, TEST))
-    for folder in sorted(split_folders):
-        first = places.setdefault(folder.parent.name, folder.parent)
-        if first != folder.parent:
-            raise AsdError(
-                f'Machine "{folder.parent.name}" is there twice: {first} and {folder.parent}. '
-                f"Point --data at one of them, or rename one."
-            )
+    places: dict[str, Path] = {}
     clips: list[Clip] = []
     truth: dict[str, Truth] = {}
     problems: list[str] = []
-    for machine, place in sorted(places.items()):
-        for path in sorted(p for split in (TRAIN, TEST) for p in (place / split).glob("*") if p.is_file()):
-            if path.name.startswith("."):
+    for folder in sorted(split_folders):
+        place, machine = folder.parent, folder.parent.name
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") or path.is_dir():
                 continue
             try:
                 clip, known = parse_name(machine, path)
             except AsdError as error:
                 problems.append(str(error))
                 continue
+            if not path.is_file():
+                problems.append(f"{clip.clip_id}: a link to a file that is not there.")
+                continue
+            if places.setdefault(machine, place) != place:
+                raise AsdError(
+                    f'Machine "{machine}" is there twice: {places[machine]} and {place}. '
+                    f"Point --data at one of them, or rename one."
+                )
             clips.append(clip)
             if known is not None:
                 truth[clip.clip_id] = known
@@ -170,8 +202,7 @@ def scan(root: Path, name: str | None = None, kind: str | None = None) -> DataSe
         found = f" {len(problems)} files were passed over; the first: {problems[0]}" if problems else ""
         raise AsdError(f"{root} holds no clip in the layout <machine>/{{train,test}}/section_….wav.{found}")
     clips.sort(key=lambda clip: clip.clip_id)
-    name = name or about.get("name") or root.name
-    kind = kind or about.get("kind") or "local recordings"
+    kind = kind or about.kind or "local recordings"
     return DataSet(name, kind, root, tuple(clips), truth, tuple(problems))
 
 
@@ -223,16 +254,26 @@ def class_of(clip: Clip, fields: Sequence[str]) -> str:
 
 
 def fingerprint(clips: Iterable[Clip], cache: Path) -> str:
-    """A digest of the clips' ids and contents. Contents are read once per (path, size, mtime)."""
-    known: dict[str, list[object]] = json.loads(cache.read_text()) if cache.is_file() else {}
+    """A digest of the clips' ids and contents. Contents are read once per (path, size, mtime, ctime)."""
+    known = known_contents(cache)
     seen = dict(known)
     rows = []
     for clip in clips:
         stat = clip.path.stat()
+        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: a changed file may keep the other two
         entry = seen.get(str(clip.path))
-        if entry is None or entry[:2] != [stat.st_size, stat.st_mtime_ns]:
-            entry = seen[str(clip.path)] = [stat.st_size, stat.st_mtime_ns, file_digest(clip.path)]
-        rows.append((clip.clip_id, entry[2]))
+        if not entry or entry[:-1] != stamp:
+            entry = seen[str(clip.path)] = [*stamp, file_digest(clip.path)]
+        rows.append((clip.clip_id, entry[-1]))
     if seen != known:
         write_json(cache, seen)
     return digest(sorted(rows))
+
+
+def known_contents(cache: Path) -> dict[str, list[Any]]:
+    """What `fingerprint` remembers: path → size, mtime, ctime, digest. A damaged cache is an empty one."""
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asd_core.pipeline import Context, Task, execute
+from asd_core.pipeline import Context, Task, execute, register
 from asd_core.types import Progress, no_progress
 
 
@@ -19,6 +19,7 @@ class Outcome:
 
 def run(tasks: Sequence[Task], context: Context, progress: Progress = no_progress) -> Outcome:
     """Execute a plan in its order; `progress` sees one fraction over all of it."""
+    register(context)
     todo = [task for task in tasks if not task.done(context.workspace)]
     total = sum(task.weight for task in todo) or 1.0
     before = 0.0

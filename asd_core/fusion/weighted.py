@@ -7,6 +7,7 @@ from typing import Literal, Self
 import numpy as np
 
 from asd_core.fusion.base import Fusion
+from asd_core.types import AsdError
 
 
 class Weighted(Fusion):
@@ -22,15 +23,13 @@ class Weighted(Fusion):
     def __init__(self, weights: list[float] | None = None, normalise: Literal["none", "ztrain"] = "none") -> None:
         if weights is not None and (min(weights) < 0 or sum(weights) <= 0):
             raise ValueError(f"weights must not be negative and not all zero, got {weights}")
-        if normalise not in ("none", "ztrain"):
-            raise ValueError(f'normalise "{normalise}" is not one of none, ztrain')
         self.weights, self.normalise = weights, normalise
 
     def fit(self, training: np.ndarray) -> Self:
         streams = training.shape[1]
         weights = np.ones(streams) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         if len(weights) != streams:
-            raise ValueError(f"{len(weights)} weights for {streams} branches")
+            raise AsdError(f"fusion: {len(weights)} weights for {streams} branches. Give one weight per branch, or none.")
         self.weights_ = weights / weights.sum()
         self.mean_, self.deviation_ = np.zeros(streams), np.ones(streams)
         if self.normalise == "ztrain":

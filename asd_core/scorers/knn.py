@@ -28,12 +28,13 @@ class KNN(Scorer):
         domains: "pooled" one bank; "min" the smaller of the two banks' scores; "zscore" each bank's score
             standardised by leave-one-out distances inside that domain, then the smaller one.
         standardise: scale every dimension by its mean and deviation over the training clips first.
-        smote: oversample the target bank to this fraction of the source bank (report of Northeastern
-            University: 0.1), with smote_k neighbours. Synthetic rows stay in the bank when training clips
-            are scored, which makes those scores slightly optimistic.
+        smote: oversample the target clips to this fraction of the source clips (report of Northeastern
+            University: 0.1), with smote_k neighbours. A target clip that is left out takes no part in the
+            oversampling either: rows made from it would lie next to it.
     """
 
     name = "knn"
+    version = 2
 
     def __init__(
         self,
@@ -46,45 +47,60 @@ class KNN(Scorer):
         smote_k: int = 2,
         smote_seed: int = 0,
     ) -> None:
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        if k < 1 or smote_k < 1 or (k_target is not None and k_target < 0):
+            raise ValueError(
+                f"k and smote_k must be at least 1 and k_target at least 0, got {k}, {smote_k}, {k_target}"
+            )
+        if smote is not None and not 0 < smote <= 1:
+            raise ValueError(f"smote must be a fraction of the source clips in (0, 1], got {smote}")
         self.metric, self.k, self.k_target = metric, k, k if k_target is None else k_target
         self.domains, self.standardise = domains, standardise
         self.smote, self.smote_k, self.smote_seed = smote, smote_k, smote_seed
 
     def _fit(self, train: EmbeddingSet) -> None:
         self.scale_ = Standardiser(train.x) if self.standardise else None
-        x = self._prepared(train.x)
+        self.x_ = self._prepared(train.x)
         target = is_target(train)
-        groups = {"source": (~target, self.k), "target": (target, self.k_target)}
-        if self.domains == "pooled":
-            groups = {"all": (np.ones(len(x), dtype=bool), self.k)}
-        elif self.domains == "zscore" and min(target.sum(), (~target).sum()) < 3:
-            # two clips have one distance: no deviation to standardise by
-            groups = {"all": (np.ones(len(x), dtype=bool), self.k)}
-        self.banks_ = [Bank(x, rows, k, self.metric) for rows, k in groups.values() if k and rows.any()]
-        if self.smote is not None and target.any():
-            extra = self._normalised(oversample(x, target, self.smote, self.smote_k, self.smote_seed))
-            self.banks_[-1].add(extra)
+        few = min(target.sum(), (~target).sum()) < 3  # two clips have one distance: no deviation to divide by
+        if self.domains == "pooled" or (self.domains == "zscore" and few):
+            groups = [(np.ones(len(target), dtype=bool), self.k)]
+        else:
+            groups = [(~target, self.k), (target, self.k_target)]
+        self.banks_ = [Bank(self.x_, rows, k, self.metric) for rows, k in groups if k and rows.any()]
         self.moments_ = [(0.0, 1.0)] * len(self.banks_)
-        if self.domains == "zscore":
-            own = [bank.distances(x, leave_one_out=True)[bank.rows] for bank in self.banks_]
-            deviations = [d.std() for d in own]
-            floor = deviations[0] / 2  # ten target clips may lie close together by chance
-            self.moments_ = [(d.mean(), max(s, floor) or 1.0) for d, s in zip(own, deviations, strict=True)]
+        if self.domains == "zscore" and not few:
+            own = [bank.leave_one_out()[bank.rows] for bank in self.banks_]
+            floor = own[0].std() / 2  # ten target clips may lie close together by chance
+            self.moments_ = [(d.mean(), max(d.std(), floor) or 1.0) for d in own]
+        if self.smote is not None:
+            extra = self._synthetic(np.ones(len(target), dtype=bool))
+            self.banks_ = [bank.with_rows(extra) if (bank.rows & target).any() else bank for bank in self.banks_]
 
     def _score(self, x: np.ndarray) -> np.ndarray:
-        return self._smallest(self._prepared(x), leave_one_out=False)
+        x = self._prepared(x)
+        return self._smallest([bank.distances(x) for bank in self.banks_])
 
     def _training_scores(self) -> np.ndarray:
-        return self._smallest(self._prepared(self.train_.x), leave_one_out=True)
+        distances = [bank.leave_one_out() for bank in self.banks_]
+        if self.smote is not None:
+            for i in np.flatnonzero(is_target(self.train_)):
+                others = np.arange(len(self.x_)) != i
+                for own, bank in zip(distances, self.banks_, strict=True):
+                    if bank.rows[i] and (bank.rows & others).any():
+                        rest = Bank(self.x_, bank.rows & others, bank.k, self.metric).with_rows(self._synthetic(others))
+                        own[i] = rest.distances(self.x_[i : i + 1])[0]
+        scores = self._smallest(distances)
+        return np.where(np.isfinite(scores), scores, 0.0)  # the only clip has nothing to be compared with
 
-    def _smallest(self, x: np.ndarray, leave_one_out: bool) -> np.ndarray:
-        scores = [
-            (bank.distances(x, leave_one_out) - mean) / deviation
-            for bank, (mean, deviation) in zip(self.banks_, self.moments_, strict=True)
-        ]
-        return np.min(scores, axis=0)
+    def _smallest(self, distances: list[np.ndarray]) -> np.ndarray:
+        pairs = zip(distances, self.moments_, strict=True)
+        return np.min([(own - mean) / deviation for own, (mean, deviation) in pairs], axis=0)
+
+    def _synthetic(self, rows: np.ndarray) -> np.ndarray:
+        """Oversampled target rows, made from the training clips in `rows` (N,) bool."""
+        assert self.smote is not None
+        target = is_target(self.train_)[rows]
+        return self._normalised(oversample(self.x_[rows], target, self.smote, self.smote_k, self.smote_seed))
 
     def _prepared(self, x: np.ndarray) -> np.ndarray:
         return self._normalised(x if self.scale_ is None else self.scale_(x))
@@ -110,33 +126,43 @@ class Standardiser:
 
 
 class Bank:
-    """Rows of a training matrix that may be neighbours. `rows` says which, so that a clip is not its own."""
+    """The rows of a training matrix (N, D) that may be neighbours, and perhaps some that are not of it."""
 
     def __init__(self, x: np.ndarray, rows: np.ndarray, k: int, metric: Metric) -> None:
-        self.rows, self.k, self.metric = rows, k, metric
-        self.position = np.where(rows, np.cumsum(rows) - 1, -1)  # of a training clip in this bank
+        self.training, self.rows, self.k, self.metric = x, rows, k, metric
         self.x = x[rows]
 
-    def add(self, extra: np.ndarray) -> None:
-        self.x = np.concatenate([self.x, extra])
+    def with_rows(self, extra: np.ndarray) -> Bank:
+        """The same bank with synthetic rows (M, D)."""
+        grown = Bank(self.training, self.rows, self.k, self.metric)
+        grown.x = np.concatenate([self.x, extra])
+        return grown
 
-    def distances(self, x: np.ndarray, leave_one_out: bool = False) -> np.ndarray:
-        """(N,) mean distance to the k nearest rows; with `leave_one_out`, `x` is the training matrix itself."""
-        k = min(self.k + leave_one_out, len(self.x))
-        _, index = nearest(x, self.x, k)
-        distance = pair_distances(x, self.x, index, self.metric)  # (N, k)
-        if leave_one_out and k > 1:
-            itself = index == self.position[:, None]
-            itself[~itself.any(axis=1), -1] = True  # not among the nearest: leave out the farthest instead
-            distance = distance[~itself].reshape(len(x), k - 1)
-        return distance.mean(axis=1)
+    def distances(self, x: np.ndarray) -> np.ndarray:
+        """(M,) mean distance to the k nearest rows."""
+        index = nearest(x, self.x, min(self.k, len(self.x)))
+        return pair_distances(x, self.x, index, self.metric).mean(axis=1)
+
+    def leave_one_out(self) -> np.ndarray:
+        """(N,) the same for the training matrix, each clip without itself; infinite where nothing else is."""
+        result = self.distances(self.training)
+        if len(self.x) == 1:
+            result[self.rows] = np.inf
+            return result
+        own = self.training[self.rows]
+        index = nearest(own, self.x, min(self.k + 1, len(self.x)))
+        itself = index == np.arange(len(own))[:, None]
+        itself[~itself.any(axis=1), -1] = True  # duplicates crowded it out: leave out the farthest instead
+        others = index[~itself].reshape(len(own), -1)
+        result[self.rows] = pair_distances(own, self.x, others, self.metric).mean(axis=1)
+        return result
 
 
-def nearest(x: np.ndarray, bank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Squared Euclidean distances and rows (N, k) of the nearest `bank` rows, exact search in float32."""
+def nearest(x: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
+    """(N, k) row numbers of the nearest `bank` rows, exact Euclidean search in float32, nearest first."""
     index = faiss.IndexFlatL2(bank.shape[1])
     index.add(np.ascontiguousarray(bank, dtype=np.float32))
-    return index.search(np.ascontiguousarray(x, dtype=np.float32), k)
+    return index.search(np.ascontiguousarray(x, dtype=np.float32), k)[1]
 
 
 def pair_distances(x: np.ndarray, bank: np.ndarray, index: np.ndarray, metric: Metric) -> np.ndarray:

@@ -29,11 +29,17 @@ class Classification(Objective):
     """
 
     name = "classification"
+    trains = "clip"
 
     def __init__(self, labels: list[str], loss: dict[str, Any], mixup: float = 0.0) -> None:
         unknown = [name for name in labels if name not in LABEL_FIELDS]
         if unknown or not labels:
             raise ValueError(f"labels must be some of {', '.join(LABEL_FIELDS)}, got {labels}")
+        if not 0 <= mixup <= 1:
+            raise ValueError(f"mixup must be a probability, got {mixup}")
+        if not isinstance(loss.get("name"), str):
+            raise ValueError(f"loss needs a name, one of {', '.join(sorted(LOSSES.classes))}; got {loss}")
+        LOSSES.check(loss, "loss")
         self.labels, self.loss, self.mixup = labels, loss, mixup
 
     def problem(self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int) -> Problem:
@@ -84,7 +90,8 @@ class LabelledClips:
 
     def load(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         starts = torch.rand(len(indices), generator=generator).tolist()
-        x = np.stack([self.prepare(self.views[i], start) for i, start in zip(indices, starts, strict=True)])
+        views = self.views.batch(indices.tolist())
+        x = np.stack([self.prepare(view, start) for view, start in zip(views, starts, strict=True)])
         labels = F.one_hot(self.targets[torch.from_numpy(indices)], self.classes).float()
         return mix(torch.from_numpy(x), labels, self.mixup, generator)
 

@@ -22,8 +22,13 @@ from asd_core.types import AsdError, Cancelled, Progress, no_progress
 
 
 def seed_of(seed: int, *place: int) -> int:
-    """A 63-bit seed that depends on all its arguments."""
+    """A 63-bit seed that depends on all its arguments, none of them negative."""
     return int(np.random.SeedSequence([seed, *place]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def pick_device(device: str = "auto") -> torch.device:
+    """The device that training and embedding use: "auto" is the fastest there is."""
+    return Accelerator(cpu=device == "cpu").device
 
 
 def order(count: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
@@ -56,6 +61,8 @@ def fit(
         AsdError: the loss is no longer finite.
     """
     accelerator = Accelerator(cpu=device == "cpu")  # precision is ours: accelerate would fix it for the whole process
+    if accelerator.num_processes > 1:
+        raise AsdError("Training on several processes is not built yet. Start it without `accelerate launch`.")
     precision = torch.bfloat16 if _use_bf16(options.precision, accelerator.device) else None
     optimiser = _optimiser(learner, options)
     learner, optimiser = accelerator.prepare(learner, optimiser)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from asd_core.backbones import Backbone
-from asd_core.data.audio import read
+from asd_core.data.stream import stream
 from asd_core.types import Clip
 from asd_core.views import View
 
@@ -41,6 +41,7 @@ class Objective(ABC):
 
     name: ClassVar[str]
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
+    trains: ClassVar[str]  # the output that a backbone must have to learn this
 
     @abstractmethod
     def problem(self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int) -> Problem:
@@ -61,11 +62,12 @@ class ViewCache:
         self.clips, self.view, self.room = clips, view, limit
         self.kept: dict[int, np.ndarray] = {}
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        if index in self.kept:
-            return self.kept[index]
-        value = self.view(read(self.clips[index].path))
-        if value.nbytes <= self.room:
-            self.room -= value.nbytes
-            self.kept[index] = value
-        return value
+    def batch(self, indices: Sequence[int]) -> list[np.ndarray]:
+        """The views at `indices`; what is not at hand is decoded by threads."""
+        missing = [i for i in indices if i not in self.kept]
+        fresh = dict(zip(missing, stream([self.clips[i] for i in missing], self.view), strict=True))
+        for i, value in fresh.items():
+            if value.nbytes <= self.room:
+                self.room -= value.nbytes
+                self.kept[i] = value
+        return [self.kept[i] if i in self.kept else fresh[i] for i in indices]

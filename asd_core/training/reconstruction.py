@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from asd_core.backbones import Backbone
 from asd_core.backbones.autoencoder import Autoencoder
-from asd_core.data.audio import read
+from asd_core.data.stream import stream
 from asd_core.training.loop import order
 from asd_core.training.objective import Objective, Problem
 from asd_core.types import TARGET, AsdError, Clip
@@ -31,16 +31,26 @@ class Reconstruction(Objective):
     """
 
     name = "reconstruction"
+    trains = "mse"
 
     def __init__(self, validation: float = 0.1) -> None:
+        if not 0 < validation < 1:
+            raise ValueError(f"validation must lie between 0 and 1, got {validation}")
         self.validation = validation
 
     def problem(self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int) -> Problem:
         if not isinstance(backbone, Autoencoder):
             raise AsdError(f'objective "reconstruction" trains an autoencoder, not "{backbone.name}".')
-        logmels = [backbone.prepare(view(read(clip.path))) for clip in clips]
+        logmels = list(stream(clips, lambda wave: backbone.prepare(view(wave))))
         vectors = FrameVectors.of(logmels, np.array([clip.domain == TARGET for clip in clips]), backbone.frames)
-        training, held_out = train_test_split(np.arange(len(vectors)), test_size=self.validation, random_state=seed)
+        if len(vectors) < 4:
+            raise AsdError(
+                f"{len(clips)} training clips give {len(vectors)} vectors of {backbone.frames} frames; "
+                f"an autoencoder needs hundreds. Add or lengthen recordings."
+            )
+        training, held_out = train_test_split(
+            np.arange(len(vectors)), test_size=self.validation, random_state=seed % 2**32
+        )
         return Problem(Reconstructor(backbone), vectors.part(training), vectors.part(held_out))
 
     @torch.no_grad()
@@ -76,9 +86,10 @@ class Reconstruction(Objective):
     @staticmethod
     def _store(net: Autoencoder, sums: dict[bool, Tensor], counts: dict[bool, int]) -> list[str]:
         notices = []
-        if counts[True] < 2:
-            notices.append("No target clip in training: the source covariance serves both domains.")
-            sums[True], counts[True] = sums[False], counts[False]
+        for domain, missing, present in ((True, "target", "source"), (False, "source", "target")):
+            if counts[domain] < 2:
+                notices.append(f"No {missing} clip in training: the {present} covariance serves both domains.")
+                sums[domain], counts[domain] = sums[not domain], counts[not domain]
         for name, domain in (("source", False), ("target", True)):
             covariance = sums[domain] / (counts[domain] - 1)
             if torch.linalg.cond(covariance) > 1e7:  # beyond single precision

@@ -27,8 +27,6 @@ class Wiener(View):
     kind = "waveform"
 
     def __init__(self, strength: Literal["mild", "strong"] = "mild") -> None:
-        if strength not in STRENGTHS:
-            raise ValueError(f'strength "{strength}" is not one of {", ".join(STRENGTHS)}')
         self.alpha, self.beta = STRENGTHS[strength]
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:

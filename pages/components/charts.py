@@ -88,7 +88,7 @@ def loss_curve(table: pd.DataFrame) -> go.Figure:
     figure = go.Figure()
     for stage, rows in table.groupby("stage", sort=False):
         figure.add_scatter(x=rows["step"], y=rows["value"], mode="lines", name=str(stage))
-    figure.update_xaxes(title_text="Report")
+    figure.update_xaxes(title_text="Step")
     figure.update_yaxes(title_text="Loss")
     below = BELOW | {"y": -0.35}
     figure.update_layout(height=260, margin=MARGINS, legend=below, showlegend=table["stage"].nunique() <= 6)

@@ -31,7 +31,7 @@ def panel(job_id: str) -> None:
     except api.AsdError as error:
         st.warning(str(error), icon=":material/info:")
         return
-    st.fragment(_panel, run_every=1 if job.is_active else None)(job_id)
+    st.fragment(_panel, run_every=1 if job.is_active else None)(job_id, live=job.is_active)
 
 
 def attempt(act: object, *arguments: object) -> None:
@@ -81,12 +81,14 @@ def _tray() -> None:
                 st.page_link(page("train"), label="Details", icon=":material/monitoring:", query_params={"job": job.id})
 
 
-def _panel(job_id: str) -> None:
+def _panel(job_id: str, live: bool) -> None:
     try:
         job = api.job(workspace(), job_id)
     except api.AsdError as error:
         st.info(str(error))
         return
+    if job.is_active != live:  # resumed, or over: a click in here runs this part alone, and the timers must change
+        st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         words.state_badge(job.state)
         st.markdown(f"**{job.title}**")
@@ -148,7 +150,9 @@ def _buttons(job: api.Job) -> None:
                 args=(api.resume, workspace(), job.id),
             )
         else:
-            st.page_link(page("results"), label="See the results", icon=":material/leaderboard:")
+            made = api.result_of(workspace(), job)
+            place = {"data": made.record["data"]["name"], "run": made.record["run_id"]} if made else None
+            st.page_link(page("results"), label="See the results", icon=":material/leaderboard:", query_params=place)
         st.button(
             "Forget",
             key=f"delete_{job.id}",

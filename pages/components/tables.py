@@ -103,9 +103,33 @@ def findings(checks: pd.DataFrame) -> pd.DataFrame:
             "Rule": checks["meaning"],
             "Finding": checks["message"],
             "File": checks["file"].str.rpartition("/")[2],
-            "Row": checks["row"],
+            "Row": pd.to_numeric(checks["row"]).astype("Int64"),
         }
     )
+
+
+def changes(found: pd.DataFrame) -> pd.DataFrame:
+    """What changed between two packages, as shown."""
+    names = {
+        "system": "System",
+        "machine": "Machine",
+        "section": "Section",
+        "clips": "Clips in both",
+        "added": "Added",
+        "removed": "Removed",
+        "changed_scores": "Other score",
+        "changed_decisions": "Other decision",
+        "rank_correlation": "Rank correlation",
+    }
+    shown = found[list(names)].rename(columns=names)
+    shown["Rank correlation"] = pd.to_numeric(shown["Rank correlation"])
+    shown["Clips"] = [_some(changed) for changed in found["changed"]]
+    return shown
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(name.removesuffix(".wav") for name in names[:most]) + more
 
 
 def pick_row(key: str, row: int | None) -> None:

@@ -13,15 +13,17 @@ ASSETS = PAGES.parent / "assets"
 st.set_page_config(page_title="ASD Studio", page_icon=str(ASSETS / "icon.svg"), layout="wide")
 st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
 
+# the theme's colour is for areas and lines: as text on a tint of itself it would be too faint in the dark
+CHOSEN = ("button[data-variant][data-selected]:not([data-disabled])", "[role='tab'][data-selected][data-testid]")
+st.html(f"<style>.stApp :is({', '.join(CHOSEN)}) {{ color: inherit; font-weight: 600; }}</style>")
+
 page = st.navigation(
-    {
-        "Look": [
-            st.Page(PAGES / "home.py", title="Home", icon=":material/home:", url_path="home", default=True),
-            st.Page(PAGES / "results.py", title="Results", icon=":material/leaderboard:", url_path="results"),
-        ],
-        "Make": [st.Page(PAGES / "train.py", title="Train", icon=":material/model_training:", url_path="train")],
-        "Deliver": [st.Page(PAGES / "export.py", title="Export", icon=":material/package_2:", url_path="export")],
-    }
+    [
+        st.Page(PAGES / "home.py", title="Home", icon=":material/home:", url_path="home", default=True),
+        st.Page(PAGES / "results.py", title="Results", icon=":material/leaderboard:", url_path="results"),
+        st.Page(PAGES / "train.py", title="Train", icon=":material/model_training:", url_path="train"),
+        st.Page(PAGES / "export.py", title="Export", icon=":material/package_2:", url_path="export"),
+    ]
 )
 
 

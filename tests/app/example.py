@@ -13,11 +13,11 @@ import pandas as pd
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from asd_core import metrics
+from asd_core import config, metrics
 from asd_core.artifacts import Workspace, finish, write_table
 from asd_core.data import audio
-from asd_core.data.manifest import DataSet, scan
-from asd_core.files import write_json
+from asd_core.data.manifest import DataSet, fingerprint, scan
+from asd_core.files import digest, write_json
 from asd_core.types import SAMPLE_RATE, TEST, TRAIN
 
 LABELLED = ("bearing", "fan", "valve")
@@ -42,8 +42,10 @@ def build(folder: Path, clips: int = 4, seconds: float = 0.5, unlabelled: bool =
     return workspace
 
 
-def add_run(workspace: Workspace, data: DataSet, system: str, strength: float) -> str:
-    rng = np.random.default_rng(len(system))
+def add_run(workspace: Workspace, data: DataSet, system: str, strength: float, seed: int = 0) -> str:
+    rng = np.random.default_rng(len(system) + 100 * seed)
+    cache = workspace.cache / "fingerprints.json"
+    prints = [fingerprint(data.of(machine, split), cache) for machine in data.machines for split in (TRAIN, TEST)]
     rows = []
     for clip in data.clips:
         truth = data.truth.get(clip.clip_id)
@@ -58,8 +60,9 @@ def add_run(workspace: Workspace, data: DataSet, system: str, strength: float) -
         scores.loc[own.index, "threshold"] = limit
     scores["decision"] = np.where(scores["split"] == TRAIN, -1, scores["score"] > scores["threshold"])
     scores["branch:first"] = scores["score"] / 2
-    run_id = f"{system}--{data.name}--quick--seed0"
+    run_id = f"{system}--{data.name}--quick--seed{seed}"
     folder = workspace.run(run_id)
+    (folder / "meta.json").unlink(missing_ok=True)  # of the run that it replaces
     write_table(folder / "scores.parquet", scores)
     known = scores[scores["clip_id"].isin(list(data.truth))]
     truth = [data.truth[clip_id] for clip_id in known["clip_id"]]
@@ -73,18 +76,12 @@ def add_run(workspace: Workspace, data: DataSet, system: str, strength: float) -
             "logmel-maha": "Log-mel statistics, Mahalanobis",
             "logmel-knn": "Log-mel statistics, nearest neighbour",
         }.get(system, "Official autoencoder, reconstruction error"),
-        "data": {"name": data.name, "kind": data.kind, "fingerprint": "0123456789abcdef"},
+        "data": {"name": data.name, "kind": data.kind, "fingerprint": digest(prints)},
         "profile": "quick",
-        "seed": 0,
+        "seed": seed,
         "machines": data.machines,
         "labelled": [machine for machine in data.machines if data.is_labelled(machine)],
-        "config": {
-            "name": system,
-            "report": None,
-            "encoders": {},
-            "branches": [],
-            "decision": {"name": "percentile", "q": 0.9},
-        },
+        "config": config.resolve(config.load_system(system), config.load_profile("quick")).model_dump(mode="json"),
         "tasks": [],
         "thresholds": thresholds,
         "notices": [],

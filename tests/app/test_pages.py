@@ -1,10 +1,14 @@
 """Every page in every state a workspace can be in: it says what is so and what to do, never a traceback."""
 
+import shutil
 import time
+import zipfile
 
 import pytest
+import yaml
 
 from asd_core import api, jobs
+from asd_core.api import overview
 from asd_core.data.manifest import DataSet, scan
 from asd_core.files import write_json
 from tests.app import example
@@ -13,7 +17,7 @@ PAGES = ("home", "results", "train", "export")
 
 
 def texts(app) -> str:
-    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
+    kinds = ("title", "header", "markdown", "caption", "info", "warning", "error", "success")
     return "\n".join(one.value for kind in kinds for one in app.get(kind))
 
 
@@ -111,7 +115,7 @@ def test_a_link_shows_exactly_its_clip(open_app, full):
     clip_id = "fan/test/section_00_target_test_anomaly_0002_speed_9.wav"
     app = open_app(full, "results", clip=clip_id)
     assert "Scores of fan" in texts(app)
-    assert clip_id.rpartition("/")[2].removesuffix(".wav") in [one.value for one in app.subheader]
+    assert clip_id.rpartition("/")[2].removesuffix(".wav") in [one.value for one in app.header]
 
 
 def test_next_and_previous_follow_the_list_as_shown(open_app, full):
@@ -163,6 +167,7 @@ def test_training_is_one_click_and_one_job(open_app, full):
     assert not app.exception
     (job,) = jobs.list_jobs(full.jobs)
     assert job.arguments[:2] == ("run", "logmel-maha")
+    assert api.asked_of(job).seeds == (1,), "seed 0 is there already"
     assert place(app, "job") == job.id
     again = open_app(full, "train", system="logmel-maha")  # another tab, or this one refreshed
     assert again.button(key="train").disabled
@@ -176,6 +181,75 @@ def test_training_is_one_click_and_one_job(open_app, full):
     app.button(key=f"resume_{job.id}").click().run()
     assert jobs.read(job.folder).is_active
     jobs.cancel(job.folder, force=True)
+
+
+def test_equal_work_is_not_offered_again(open_app, full):
+    app = open_app(full, "train", system="logmel-maha")
+    assert "Already computed with these settings (seed 0)" in texts(app)
+    assert app.button(key="train").label == "Train with seed 1"
+    assert "--seeds 1" in app.code[0].value
+    app.multiselect(key="seeds").set_value([0, 2, 3]).run()
+    assert app.button(key="train").label == "Train with seeds 2, 3"
+    assert "Seed 0: already computed" in texts(app)
+    assert "--seeds 2 --seeds 3" in app.code[0].value
+    app.multiselect(key="machines_workshop").set_value(["fan"]).run()
+    assert app.button(key="train").label == "Train with seeds 0, 2, 3"
+    assert "--machines fan" in app.code[0].value
+    app.segmented_control(key="profile").set_value("full").run()
+    assert "lready computed" not in texts(app)
+    example.add_run(full, api.data_set(full, "workshop"), "logmel-maha", 1.0, seed=1)
+    app = open_app(full, "train", system="logmel-maha")
+    assert "(seeds 0, 1)" in texts(app)
+    assert app.button(key="train").label == "Train with seed 2"
+
+
+def test_other_recordings_are_other_work(full, tmp_path, built):
+    shutil.copytree(built / "sounds", tmp_path / "sounds")
+    about = {"name": "workshop", "kind": "simulated", "root": str(tmp_path / "sounds")}
+    write_json(full.dataset("workshop") / "dataset.json", about)
+    assert api.computed_seeds(full, "logmel-maha", "workshop", "quick") == []  # not known to be the same yet
+    again = api.data_set(full, "workshop")
+    example.add_run(full, again, "logmel-maha", 2.0)
+    assert api.computed_seeds(full, "logmel-maha", "workshop", "quick") == [0]
+    next((tmp_path / "sounds" / "fan" / "train").glob("*.wav")).write_bytes(b"another")
+    assert api.computed_seeds(full, "logmel-maha", "workshop", "quick") == []
+
+
+def test_what_the_command_line_made_counts_as_computed(tmp_path, built):
+    from asd_core import config, pipeline
+    from asd_core.engine import local
+
+    workspace = api.Workspace(tmp_path / "workspace")
+    context = pipeline.Context(workspace, scan(built / "sounds", "workshop", "simulated"), "cpu")
+    local.run(pipeline.plan([config.load_system("logmel-knn")], config.load_profile("quick"), context), context)
+    assert api.computed_seeds(workspace, "logmel-knn", "workshop", "quick") == [0]
+    assert api.computed_seeds(workspace, "logmel-knn", "workshop", "quick", ["fan"]) == []
+    assert api.computed_seeds(workspace, "logmel-knn", "workshop", "full") == []
+
+
+def test_all_missing_systems_queue(open_app, full):
+    app = open_app(full, "train")
+    states = api.system_states(full, "workshop", "quick")
+    missing = sorted(set(states["name"]) - set(example.SYSTEMS))
+    app.button(key="train_missing").click().run()
+    assert not app.exception
+    started = jobs.list_jobs(full.jobs)
+    assert sorted(job.arguments[1] for job in started) == missing
+    assert [job.state for job in started[::-1]] == [jobs.RUNNING] + [jobs.QUEUED] * (len(missing) - 1)
+    assert "train_missing" not in [button.key for button in app.button], "they are on their way"
+    for job in started:
+        jobs.cancel(job.folder, force=True)
+
+
+def test_a_finished_job_leads_to_its_own_result(full, built):
+    names = []
+    for seed in (1, 2):
+        names.append(example.add_run(full, api.data_set(full, "workshop"), "logmel-maha", 1.0, seed))
+        time.sleep(0.02)
+    job_id = api.start_training(full, "logmel-maha", "workshop", seeds=[1])
+    job = api.job(full, job_id)
+    jobs.cancel(job.folder, force=True)
+    assert api.result_of(full, job).record["run_id"] == names[0]
 
 
 @pytest.mark.parametrize("state", [jobs.QUEUED, jobs.DONE, jobs.FAILED, jobs.CANCELLED, jobs.INTERRUPTED])
@@ -199,7 +273,7 @@ def test_a_job_in_each_state(open_app, full, monkeypatch, page, state):
 
 
 def test_the_demo_is_offered_and_started(open_app, empty, monkeypatch):
-    monkeypatch.setattr(api, "data_sets", lambda workspace: {})
+    monkeypatch.setattr(overview, "data_sets", lambda workspace: {})  # the demo may be on this machine
     app = open_app(empty, "home")
     app.button(key="demo").click().run()
     assert not app.exception
@@ -208,17 +282,72 @@ def test_the_demo_is_offered_and_started(open_app, empty, monkeypatch):
     jobs.cancel(job.folder, force=True)
 
 
+def fill_in(app, institute: str = "LU"):
+    entries = {"firstname_0": "Ada", "lastname_0": "Byron", "email_0": "ada@example.org", "institute": institute}
+    for key, value in (entries | {"institution_0": "London University"}).items():
+        app.text_input(key=key).set_value(value)
+    return app.run()
+
+
+def build(app, report: bool = True):
+    if report:
+        app.file_uploader(key="report").upload("report.pdf", b"%PDF-1.7\n%%EOF\n", "application/pdf").run()
+    app.button(key="build").click().run()
+    assert not app.exception, [one.value for one in app.exception]
+    return app
+
+
 def test_a_package_is_built_and_checked(open_app, full):
     app = open_app(full, "export")
     assert app.button(key="build").disabled
-    entries = {"firstname": "Ada", "lastname": "Byron", "email": "ada@example.org", "institute": "LU"}
-    for key, value in (entries | {"institution": "London University"}).items():
-        app.text_input(key=key).set_value(value)
-    app.run()
-    app.button(key="build").click().run()
-    assert not app.exception
+    build(fill_in(app), report=False)
     assert (full.exports / "Byron_LU_task2.zip").is_file()
-    findings = app.dataframe[-1].value
+    findings = next(one.value for one in app.dataframe if "Finding" in one.value)
     failed = findings[findings["Result"].str.startswith("✗")]
     assert set(failed["Rule"]) == {"the technical report, a PDF"}  # the one thing that was left out
-    assert app.get("download_button")[0].disabled
+    assert all(button.disabled for button in app.get("download_button"))
+
+
+def test_packages_stay_at_hand_and_are_compared(open_app, full):
+    app = build(fill_in(open_app(full, "export")))
+    (first,) = api.packages(full)
+    assert not any(button.disabled for button in app.get("download_button"))
+    build(app)
+    assert len(api.packages(full)) == 1, "the same bytes are the same package"
+    others = [run for run in api.runs(full) if run.record["run_id"] != app.multiselect(key="export_runs").value[0]]
+    app.multiselect(key="export_runs").set_value([others[0].record["run_id"]]).run()
+    build(app)
+    newest, replaced = api.packages(full)
+    assert (replaced.sha256, replaced.is_newest, newest.is_newest) == (first.sha256, False, True)
+    changes = next(one.value for one in app.dataframe if "Rank correlation" in one.value)
+    assert list(changes["Machine"]) == [example.UNLABELLED]
+    assert (changes["Other score"] == changes["Clips in both"]).all()
+    assert changes["Rank correlation"].between(-1, 1).all()
+    refreshed = open_app(full, "export", tab="Packages")
+    listed = next(one.value for one in refreshed.dataframe if "SHA-256" in one.value)
+    assert list(listed["SHA-256"]) == [newest.sha256, replaced.sha256]
+    assert list(listed["Version"]) == ["newest", "replaced"]
+    assert not listed["Check"].str.contains("✗").any()
+    assert not any(button.disabled for button in refreshed.get("download_button"))
+
+
+def test_authors_come_and_go_and_one_is_corresponding(open_app, full):
+    app = fill_in(open_app(full, "export"))
+    app.button(key="add_author").click().run()
+    assert "first name of author 2" in texts(app)
+    entries = {"firstname_1": "Émile", "lastname_1": "de l'Étoile", "email_1": "e@example.org", "institution_1": "X"}
+    for key, value in entries.items():
+        app.text_input(key=key).set_value(value)
+    app.run()
+    assert "Byron_LU_task2_1" in texts(app)
+    app.radio(key="corresponding").set_value(1).run()
+    assert "delEtoile_LU_task2_1" in texts(app)
+    build(app)
+    (package,) = api.packages(full)
+    meta = yaml.safe_load(
+        zipfile.ZipFile(package.path).read("task2/delEtoile_LU_task2_1/delEtoile_LU_task2_1.meta.yaml")
+    )
+    assert [author.get("corresponding", False) for author in meta["submission"]["authors"]] == [False, True]
+    app.button(key="remove_1").click().run()
+    assert "Byron_LU_task2_1" in texts(app)
+    assert not app.radio

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from asd_core import api
+from asd_core import api, config
 from asd_core.data.spectrogram import AXES, HOP, ROWS, position, spectrogram, ticks
 from asd_core.types import SAMPLE_RATE, AsdError
 from pages.components import pictures
@@ -105,4 +105,6 @@ def test_the_app_loads_no_learning_library(full):
         "loaded = {'torch', 'sklearn', 'librosa', 'faiss'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
-    subprocess.run([sys.executable, "-c", code, str(full.root)], cwd=api.REPOSITORY, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", code, str(full.root)], cwd=config.CONFIGS.parent, check=True, capture_output=True
+    )

@@ -143,7 +143,7 @@ def test_a_training_survives_the_tab_and_the_server(tab, tmp_path):
     with serving(workspace) as address:
         port = int(address.rpartition(":")[2])
         tab.goto(f"{address}/train?system=logmel-maha")
-        tab.get_by_role("button", name="Train again").click()
+        tab.get_by_role("button", name="Train with seed 1").click()
         tab.get_by_test_id("stProgress").first.wait_for()
         tab.reload()
         tab.get_by_text("last sign of life").wait_for()
@@ -157,6 +157,16 @@ def test_a_training_survives_the_tab_and_the_server(tab, tmp_path):
         tab.locator(f".st-key-cancel_{job.id}").get_by_role("button", name="Cancel").click()
         tab.locator(f".st-key-resume_{job.id}").wait_for()
         assert jobs.read(job.folder).state == jobs.CANCELLED
+        tab.get_by_text("No job running.").wait_for()  # by now nothing looks again by itself
+        tab.locator(f".st-key-resume_{job.id}").get_by_role("button", name="Resume").click()
+        progress = tab.get_by_test_id("stMain").get_by_test_id("stProgress")
+        seen = progress.inner_text()
+        tab.wait_for_function(
+            "seen => !document.querySelector('[data-testid=stMain] [data-testid=stProgress]').innerText.includes(seen)",
+            arg=seen.partition("·")[0].strip(),
+        )  # a resumed job is watched, not only started
+        jobs.cancel(job.folder, force=True)
+        tab.locator(f".st-key-resume_{job.id}").wait_for()
         tab.goto("about:blank")
 
 

@@ -167,7 +167,11 @@ TYPOS = [
     ("encoder: autoencoder,", "encoder: auto,", 'asks for encoder "auto"', "this system has autoencoder"),
     ("{name: reconstruction}}", "{name: knn, metrik: cosine}}", 'no option "metrik"', 'Did you mean "metric"?'),
     ("{name: reconstruction}}", "{name: knn, k: 0}}", "k must be at least 1", "branch mahalanobis"),
-    ("fit: official_batch", "fit: official", "official", "decision"),
+    ("fit: official_batch", "fit: official", 'fit "official" is not one of clip, official_batch', "decision"),
+    ("{name: reconstruction}}", "{name: knn, metric: cosin}}", "is not one of euclidean", 'Did you mean "cosine"?'),
+    ("{name: reconstruction}}", "{name: knn, 1: 2}}", "branches.0.scorer", "Keys should be strings"),
+    ("{name: logmel}", "{name: logmel, channel: neer}", 'channel "neer"', 'Did you mean "near"?'),
+    ("name: tiny-autoencoder", "name: ../../evil", "name: a name may hold letters", "../../evil"),
     ("branches:", "branches: [", "is not valid YAML", "tiny-autoencoder.yaml"),
     ("family: Tests", "famly: Tests", 'unknown key "famly"', 'Did you mean "family"?'),
 ]
@@ -184,6 +188,71 @@ def test_typos_in_a_system(cli, data, tmp_path, right, wrong, what, advice):
     assert what in err
     assert advice in err
     assert not list((tmp_path / "ws").glob("tasks/*/*"))  # refused before any work
+
+
+def test_data_that_names_itself_elsewhere(cli, data, tmp_path):
+    (data / "dataset.json").write_text('{"name": "../../../escape"}')
+    code, _, err = run(cli, data, tmp_path)
+    assert (code, "a name may hold letters" in err) == (1, True)
+    assert {path.name for path in tmp_path.iterdir()} <= {"data", "ws"}
+
+
+def test_names_that_look_like_markup(cli, data, tmp_path):
+    (data / "dataset.json").write_text('{"name": "x", "kind": "[/x] [b]"}')
+    code, out, err = cli("data", "show", data)
+    assert (code, "x ([/x] [b])" in out) == (0, True), err
+    code, out, err = run(cli, data, tmp_path)
+    assert (code, "x ([/x] [b]), percent" in out) == (0, True), err
+
+
+def test_one_clip_without_label_in_a_labelled_folder(cli, data, tmp_path):
+    clip = first_clip(data, "test")
+    clip.rename(clip.with_name("section_00_0000.wav"))
+    code, _, err = run(cli, data, tmp_path)
+    assert (code, "have no label in their names" in err, "section_00_0000.wav" in err) == (1, True, True)
+    assert "--machines" in err
+    code, out, _ = cli("data", "show", data, "--json")
+    assert (code, '"test_unlabelled": 1' in out) == (0, True)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**33])
+def test_seeds_out_of_range(cli, data, tmp_path, seed):
+    code, _, err = run(cli, data, tmp_path, seeds=seed)
+    assert (code, "Invalid value for '--seeds'" in err) == (2, True)
+
+
+def test_groups_of_one_clip_have_no_interval(cli, tmp_path):
+    names = [f"fan/section_00_{d}_test_{k}_0000.wav" for d in ("source", "target") for k in ("normal", "anomaly")]
+    (tmp_path / "s.csv").write_text("file_name,score\n" + "".join(f"{n},{i}\n" for i, n in enumerate(names)))
+    code, out, err = cli("evaluate", tmp_path / "s.csv")
+    assert (code, "no interval: a group has fewer than two clips" in out) == (0, True), err
+
+
+def test_missing_recording_to_score(cli, data, tmp_path):
+    run(cli, data, tmp_path)
+    name = next(path.parent.name for path in (tmp_path / "ws/runs").glob("*/run.json"))
+    machine = scan(data).machines[0]
+    code, _, err = cli(
+        *("score", tmp_path / "absent.wav", "--run", name, "--machine", machine, "--workspace", tmp_path / "ws")
+    )
+    assert (code, "absent.wav is missing. Check its name" in err) == (1, True)
+
+
+def test_damaged_runs_are_passed_over_and_said(cli, data, tmp_path):
+    run(cli, data, tmp_path, "logmel-knn", "logmel-maha", SYSTEMS / "tiny-autoencoder.yaml")
+    broken, other, kept = sorted(path.parent for path in (tmp_path / "ws/runs").glob("*/run.json"))
+    for path, content in ((broken / "run.json", b"{"), (other / "metrics.json", b"x")):
+        path.write_bytes(content * path.stat().st_size)  # of the same size, so that it seems complete
+    code, out, err = cli("table", "--workspace", tmp_path / "ws")
+    assert code == 0, err
+    assert "tiny-autoencoder" in out
+    assert "logmel" not in out
+    for folder in (broken, other):
+        assert f"passed over: {folder.name} is damaged" in err
+        assert f"Delete {folder} and run it again" in err
+    (kept / "scores.parquet").unlink()
+    code, _, err = cli("table", "--workspace", tmp_path / "ws")
+    assert (code, f"passed over: {kept.name} is damaged" in err) == (1, True)
 
 
 def test_full_disk_keeps_the_old_file(tmp_path, monkeypatch):

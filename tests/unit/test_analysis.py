@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,10 @@ def test_clip_table_joins_truth_and_outcome(tmp_path: Path) -> None:
     assert "branch:knn" in clips
 
 
+def test_percentile_counts_equal_scores() -> None:
+    assert analysis.percentile(np.array([3.0, 1.0, 2.0, 2.0]), np.array([0.0, 2.0, 9.0])).tolist() == [0, 75, 100]
+
+
 def test_groups_and_histogram_count_every_clip_once(tmp_path: Path) -> None:
     data = dataset(["fan"], ["Sander"])
     clips = analysis.clip_table(write_run(Workspace(tmp_path), data), data)
@@ -234,7 +239,8 @@ def test_truth_from_a_file(tmp_path: Path) -> None:
     lines = [f"{row},target,{'anomaly' if i % 2 else 'normal'}\n" for i, row in enumerate(rows)]
     truth = write(tmp_path / "truth.csv", "file_name,domain,label\n" + "".join(lines))
     assert analysis.read_score_table(scores, truth)["label"].tolist() == [0, 1, 0, 1]
-    assert len(analysis.read_score_table(tmp_path, truth)) == 4  # the truth file itself is not a score table
+    for spelling in (truth, Path(os.path.relpath(truth))):
+        assert len(analysis.read_score_table(tmp_path, spelling)) == 4  # the truth file itself is not a score table
 
 
 @pytest.mark.parametrize(
@@ -252,6 +258,7 @@ def test_truth_from_a_file(tmp_path: Path) -> None:
         ("s.csv", f"file_name,score,decision\nfan/{NAME},1,2\n", r"row 2: the decision '2'"),
         ("s.csv", f"fan/{NAME},1\n", r"s\.csv, row 1: no header"),
         ("s.csv", "", r"s\.csv is empty"),
+        ("s.csv", "file_name,score\n", r"s\.csv has a header and no rows"),
     ],
 )
 def test_score_files_with_a_fault(tmp_path: Path, name: str, text: str, message: str) -> None:

@@ -1,6 +1,7 @@
 """The manifest against every real file name of 2026 (golden/file_list.csv.gz), and against layouts that bend it."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -173,6 +174,33 @@ def test_machine_twice_is_refused(tmp_path: Path) -> None:
     assert scan(tmp_path / "a").machines == ["fan"]
 
 
+def test_folders_without_a_clip_are_no_machine(tmp_path: Path) -> None:
+    """Such as a workspace beside the machines, which has tasks/train and tasks/test too."""
+    clip = "section_00_source_train_normal_0000.wav"
+    touch(
+        tmp_path, f"fan/train/{clip}", f"ws/tasks/train/0123/{clip}", f"old/fan/train/{clip[:-4]}", "pump/train/x.wav"
+    )
+    touch(tmp_path, "ws2/tasks/train/4567/meta.json", "ws/tasks/train/.0123.lock")
+    data = scan(tmp_path)
+    assert data.machines == ["fan"]
+    assert [problem.partition(":")[0] for problem in data.problems] == [f"fan/train/{clip[:-4]}", "pump/train/x.wav"]
+
+
+def test_machines_come_by_name(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{m}/train/section_00_source_train_normal_0000.wav" for m in ("fan", "fan-2", "fan 3")))
+    assert scan(tmp_path).machines == ["fan", "fan 3", "fan-2"]
+
+
+def test_links_to_nothing_and_names_in_bytes_are_said(tmp_path: Path) -> None:
+    touch(tmp_path, "fan/train/section_00_source_train_normal_0000.wav")
+    (tmp_path / "fan/train/section_00_source_train_normal_0001.wav").symlink_to(tmp_path / "nothing.wav")
+    touch(tmp_path, "fan/train/section_00_source_train_normal_0002_bg_\udce9.wav")
+    data = scan(tmp_path)
+    assert len(data.clips) == 1
+    assert "normal_0001.wav: a link to a file that is not there" in data.problems[0]
+    assert "bg_\\udce9.wav': the name holds characters that cannot be printed" in data.problems[1]
+
+
 def test_empty_and_missing_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AsdError, match="holds no clip"):
         scan(tmp_path)
@@ -191,6 +219,31 @@ def test_a_folder_may_describe_itself(tmp_path: Path) -> None:
     assert scan(tmp_path, "mine", "test data").kind == "test data"
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"name": "../../../escape"}', r'cannot be called "\.\./.*letters, digits.*dataset\.json'),
+        ('{"name": "a/b"}', "letters, digits"), ('{"name": ".hidden"}', "must not begin with a dot"),
+        ('{"name": "a\\n"}', "letters, digits"), (json.dumps({"name": "x" * 65}), "at most 64"),
+        ('{"name": 5}', r"(?s)dataset\.json is not .*name: .*string \(got 5\)"), ('{"kind": []}', "kind: .*string"),
+        ("[]", r"(?s)dataset\.json is not .*dictionary"), ("null", "dictionary"), ('{"name": ', "not valid JSON"),
+        ("\udce9", "not valid JSON"),
+    ],
+)  # fmt: skip
+def test_descriptions_with_a_fault(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "fan/train/section_00_source_train_normal_0000.wav")
+    (tmp_path / "dataset.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(AsdError, match=message):
+        scan(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Lüfter 2.0_b+c-d", "x" * 64])
+def test_names_that_may_be_given(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / name, "fan/train/section_00_source_train_normal_0000.wav")
+    (tmp_path / name / "dataset.json").write_text('{"licence": "CC"}')
+    assert scan(tmp_path / name).name == name
+
+
 def test_data_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "REPOSITORY", tmp_path)
     with pytest.raises(AsdError, match=r'"dcase2026" is not on this machine .*data download dcase2026'):
@@ -200,10 +253,11 @@ def test_data_sets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (data.name, data.kind, data.machines) == ("dcase2026", "DCASE 2026", ["Sander"])
 
 
-def test_partly_labelled_machine_is_not_labelled(tmp_path: Path) -> None:
+def test_partly_labelled_machine_is_refused_where_its_labels_matter(tmp_path: Path) -> None:
     touch(tmp_path, "fan/test/section_00_source_test_normal_0000.wav", "fan/test/section_00_0001.wav")
     data = scan(tmp_path)
-    assert not data.is_labelled("fan")
+    with pytest.raises(AsdError, match=r"fan: 1 of 2 test clips .* fan/test/section_00_0001\.wav\. Move .*--machines"):
+        data.is_labelled("fan")
     assert data.counts().set_index("machine").loc["fan", ["test_source_normal", "test_unlabelled"]].tolist() == [1, 1]
     with pytest.raises(AsdError, match=r'no machine "valve"\. It has: fan'):
         data.of("valve")
@@ -225,3 +279,26 @@ def test_fingerprint_follows_content_and_names_only(tmp_path: Path, monkeypatch:
         assert fingerprint([a, b], cache) == first
     clip("b.wav", b"33")
     assert fingerprint([a, b], cache) != first
+
+
+def test_fingerprint_sees_a_change_that_keeps_size_and_time(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    clip = Clip("fan/train/a.wav", path, "fan", "train", "00", "source")
+    prints, changed = [], 0
+    for content in (b"1", b"2"):
+        path.write_bytes(content)
+        while path.stat().st_ctime_ns == changed or path.stat().st_mtime_ns != 10**18:  # clocks tick in milliseconds
+            os.utime(path, ns=(10**18, 10**18))
+        changed = path.stat().st_ctime_ns
+        prints.append(fingerprint([clip], tmp_path / "cache.json"))
+    assert prints[0] != prints[1]
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"a.wav": [1,', b"[]", b"\xff"])
+def test_damaged_cache_of_fingerprints_is_made_anew(tmp_path: Path, damaged: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(b"1")
+    clip = Clip("fan/train/a.wav", tmp_path / "a.wav", "fan", "train", "00", "source")
+    expected = fingerprint([clip], tmp_path / "good.json")
+    (tmp_path / "bad.json").write_bytes(damaged)
+    assert fingerprint([clip], tmp_path / "bad.json") == expected
+    assert (tmp_path / "bad.json").read_text() == (tmp_path / "good.json").read_text()

@@ -73,3 +73,48 @@ def test_mahalanobis_takes_the_nearer_domain():
     train.x[40:] += 50
     scores = Mahalanobis().fit(train).score(unknown(np.stack([train.x[:40].mean(0), train.x[40:].mean(0)])))
     np.testing.assert_allclose(scores, 0, atol=1e-3)
+
+
+def test_oversampling_grows_the_target_bank_only():
+    train = make(100, 10)
+    source, target = KNN(domains="min", smote=0.5).fit(train).banks_
+    assert (len(source.x), len(target.x)) == (100, 50)
+    (only_source,) = KNN(domains="min", k_target=0, smote=0.5).fit(train).banks_
+    assert len(only_source.x) == 100
+    (pooled,) = KNN(domains="pooled", smote=0.5).fit(train).banks_
+    assert len(pooled.x) == 150
+
+
+def test_domain_moments_know_real_clips_only():
+    train = make(100, 10)
+    plain, grown = (KNN("euclidean", domains="zscore", smote=smote).fit(train) for smote in (None, 0.5))
+    assert plain.moments_ == grown.moments_
+
+
+def test_held_out_target_clips_do_not_meet_their_own_synthetic_rows():
+    """Rows interpolated from a clip lie next to it; counting them would make target clips look too normal."""
+    train = make(990, 10, dim=64)
+    plain = KNN(domains="min").fit(train).training_scores()[990:]
+    grown = KNN(domains="min", smote=0.1).fit(train).training_scores()[990:]
+    assert grown.mean() > 0.5 * plain.mean()
+    assert (grown <= plain + 1e-9).all()  # more neighbours, never farther
+
+
+def test_a_lone_target_clip_is_held_out_against_the_source():
+    train = make(30, 1)
+    scores = KNN("euclidean", domains="min").fit(train).training_scores()
+    expected = distances(train.x[30:], train.x[:30], "euclidean").min()
+    assert scores[30] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_bank_smaller_than_k_keeps_its_neighbours_for_others():
+    train = make(30, 2)
+    bank = KNN("euclidean", k=3, domains="min").fit(train).banks_[1]
+    expected = distances(train.x[:30], train.x[30:], "euclidean").mean(axis=1)
+    np.testing.assert_allclose(bank.leave_one_out()[:30], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"smote": 1.5}, {"smote": 0.1, "smote_k": 0}, {"k_target": -1}])
+def test_numbers_out_of_range_are_refused(options):
+    with pytest.raises(ValueError, match=r"at least|fraction"):
+        KNN(**options)

@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_layout_scans_without_problems(root: Path) -> None:
     data = scan(root)
-    assert (data.kind, data.name, data.problems) == ("simulated", "simulated-tiny", ())
+    assert (data.kind, data.name, data.problems) == ("simulated", "tiny", ())
     assert data.machines == sorted(TINY.machines)
     for row in data.counts().to_dict("records"):
         assert (row["train_source"], row["train_target"]) == (TINY.train_source, TINY.train_target)

@@ -157,7 +157,7 @@ def simulate(
     for name in names:
         if name not in amount.machines:
             raise AsdError(f'Size "{size}" has no machine "{name}". Allowed: {", ".join(amount.machines)}.')
-    about = {"name": f"simulated-{size}", "kind": "simulated", "size": size, "seed": seed, "version": VERSION}
+    about = {"name": size, "kind": "simulated", "size": size, "seed": seed, "version": VERSION}
     _claim(root, about)
     missing = [name for name in names if not _is_finished(root / name, _specification(name, amount, seed))]
     _check_space(root, sum(_bytes(name, amount) for name in missing))

@@ -1,0 +1,210 @@
+"""Data sets on this machine, and what can be seen and heard of a clip."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from asd_core.artifacts import Workspace
+from asd_core.data.manifest import REPOSITORY, DataSet, fingerprint, scan
+from asd_core.data.spectrogram import Axis
+from asd_core.files import digest, read_json, write_json, write_with
+from asd_core.registry import did_you_mean
+from asd_core.types import FAR, NEAR, TEST, TRAIN, AsdError, Clip
+
+CHANNELS = {"near": NEAR, "far": FAR}
+SCALE_CLIPS = 12  # training clips that set a machine's loudness scale
+SMALLEST_RANGE_DB = 40.0  # of that scale; less would paint silence as a storm
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """A data set that was used in this workspace or is known and on this machine."""
+
+    name: str
+    kind: str
+    root: Path
+    argument: str  # what --data takes
+
+
+def data_sets(workspace: Workspace) -> dict[str, DataInfo]:
+    """By name: first those used in this workspace, then the known ones that are on this machine."""
+    from asd_core.data.catalogue import dataset_names, load_dataset_config
+
+    found: dict[str, DataInfo] = {}
+    for path in sorted((workspace.root / "datasets").glob("*/dataset.json")):
+        try:
+            about = read_json(path)
+            root = REPOSITORY / about["root"]
+            found[about["name"]] = DataInfo(about["name"], about["kind"], root, str(root))
+        except (AsdError, KeyError, TypeError):
+            continue
+    for name in dataset_names():
+        known = load_dataset_config(name)
+        root = REPOSITORY / known.root
+        recorded = found[name].root if name in found else None
+        if recorded == root or (root.is_dir() and not (recorded and recorded.is_dir())):  # the latter after a move
+            found[name] = DataInfo(name, known.kind, root, name)
+    return found
+
+
+def data_set(workspace: Workspace, name: str) -> DataSet:
+    """The clips of a data set as they lie on disk now.
+
+    Raises:
+        AsdError: unknown name, or its folder is gone or holds no clip.
+    """
+    known = data_sets(workspace)
+    if name not in known:
+        raise AsdError(f'There is no data set "{name}" in this workspace.{did_you_mean(name, known)}')
+    info = known[name]
+    return _scanned(info.root, info.name, info.kind, _stamp(info.root))
+
+
+def clip(workspace: Workspace, data: str, clip_id: str) -> Clip:
+    """The clip with this id. The id is looked up; it never becomes part of a path.
+
+    Raises:
+        AsdError: unknown data set, or no file for this id.
+    """
+    clips = _by_id(data_set(workspace, data))
+    if clip_id not in clips:
+        raise AsdError(f"{clip_id} is missing from {data}. Restore the file, or run again to leave it out.")
+    return clips[clip_id]
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    seconds: float
+    sample_rate: int
+    channels: int
+    size: int  # bytes
+    place: str  # relative to the data set's folder
+    levels: tuple[tuple[float, float], ...]  # (peak, RMS) in dBFS per channel
+
+    @property
+    def is_clipped(self) -> bool:
+        return any(peak > -0.01 for peak, _ in self.levels)
+
+    @property
+    def is_silent(self) -> bool:
+        return any(rms < -100 for _, rms in self.levels)
+
+
+def clip_facts(workspace: Workspace, data: str, clip_id: str) -> ClipFacts:
+    from asd_core.data import audio
+
+    found = clip(workspace, data, clip_id)
+    header = audio.info(found.path)
+    wave = audio.read(found.path)
+    measured = np.stack([np.abs(wave).max(axis=1), np.sqrt((wave.astype(np.float64) ** 2).mean(axis=1))], axis=1)
+    decibel = 20 * np.log10(np.maximum(measured, 1e-7))
+    return ClipFacts(
+        header.seconds,
+        header.sample_rate,
+        header.channels,
+        found.path.stat().st_size,
+        found.path.relative_to(data_sets(workspace)[data].root.resolve()).as_posix(),
+        tuple((float(peak), float(rms)) for peak, rms in decibel),
+    )
+
+
+def sound(workspace: Workspace, data: str, clip_id: str, channel: str) -> Path:
+    """A WAV file of one channel, sample for sample as recorded: no gain, no resampling."""
+    import soundfile
+
+    found = clip(workspace, data, clip_id)
+    header = soundfile.info(found.path)
+    if header.channels == 1 and channel == "near":
+        return found.path
+    if CHANNELS[channel] >= header.channels:
+        raise AsdError(f"{clip_id} has one channel; there is no {channel} recording.")
+    path = workspace.cache / "sounds" / f"{digest([data, channel, *_identity(found)])}.wav"
+    if not path.is_file():
+        samples, rate = soundfile.read(found.path, dtype="int16", always_2d=True)
+        one = samples[:, CHANNELS[channel]]
+        write_with(path, lambda file: soundfile.write(file, one, rate, subtype="PCM_16", format="WAV"))
+    return path
+
+
+def spectrogram(workspace: Workspace, data: str, clip_id: str, channel: str, axis: Axis = "mel") -> np.ndarray:
+    """(rows, frames) in dBFS, low frequencies first, to be shown on the machine's `loudness_scale`."""
+    from asd_core.data import audio
+    from asd_core.data.spectrogram import spectrogram as analyse
+
+    wave = audio.read(clip(workspace, data, clip_id).path)
+    if CHANNELS[channel] >= len(wave):
+        raise AsdError(f"{clip_id} has one channel; there is no {channel} recording.")
+    return analyse(wave[CHANNELS[channel]], axis)
+
+
+def loudness_scale(workspace: Workspace, data: str, machine: str) -> tuple[float, float]:
+    """(darkest, brightest) level in dBFS of all pictures of a machine, near and far, so that they can be compared.
+
+    From the training clips: 1 % of their spectrograms lies below and 0.1 % above, to the next 5 dB.
+    """
+    clips = data_set(workspace, data).of(machine, TRAIN) or data_set(workspace, data).of(machine)
+    some = clips[:: max(1, len(clips) // SCALE_CLIPS)][:SCALE_CLIPS]
+    path = workspace.cache / "scales" / f"{digest([_identity(one) for one in some])}.json"
+    if not path.is_file():
+        from asd_core.data import audio
+        from asd_core.data.spectrogram import spectrogram as analyse
+
+        levels = [np.percentile(analyse(channel), (1, 99.9)) for one in some for channel in audio.read(one.path)]
+        low, high = np.median(levels, axis=0)
+        write_json(path, [float(5 * np.floor(low / 5)), float(5 * np.ceil(high / 5))])
+    low, high = read_json(path)
+    return low, max(high, low + SMALLEST_RANGE_DB)
+
+
+def picture_key(workspace: Workspace, data: str, clip_id: str) -> str:
+    """Changes when the clip's file or its machine's loudness scale does; part of a cached picture's name."""
+    found = clip(workspace, data, clip_id)
+    return digest([*_identity(found), loudness_scale(workspace, data, found.machine)])
+
+
+def _identity(found: Clip) -> list[Any]:
+    stat = found.path.stat()
+    return [str(found.path), stat.st_size, stat.st_mtime_ns]
+
+
+@lru_cache(maxsize=4)
+def _scanned(root: Path, name: str, kind: str, stamp: str) -> DataSet:
+    return scan(root, name, kind)
+
+
+@lru_cache(maxsize=4)
+def _indexed(root: Path, name: str, kind: str, stamp: str) -> Mapping[str, Clip]:
+    return {one.clip_id: one for one in _scanned(root, name, kind, stamp).clips}
+
+
+def _by_id(data: DataSet) -> Mapping[str, Clip]:
+    return _indexed(data.root, data.name, data.kind, _stamp(data.root))
+
+
+def known_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) -> str:
+    """The fingerprint of these machines' clips, or "" if the command line has not read some file as it is now."""
+    found, cache = data_set(workspace, data), workspace.cache / "fingerprints.json"
+    known = read_json(cache) if cache.is_file() else {}
+    for machine in machines:
+        for one in found.of(machine):
+            path, *stamp = _identity(one)
+            if known.get(path, [])[:2] != stamp:
+                return ""
+    return digest([fingerprint(found.of(machine, split), cache) for machine in machines for split in (TRAIN, TEST)])
+
+
+def _stamp(root: Path) -> str:
+    """Changes when files are added to or removed from the folders of clips; looks at folders only."""
+    seen = []
+    for folder, below, _ in os.walk(root):
+        seen.append((folder, Path(folder).stat().st_mtime_ns))
+        if Path(folder).name in (TRAIN, TEST):
+            below.clear()
+    return digest(sorted(seen))

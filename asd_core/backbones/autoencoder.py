@@ -62,7 +62,7 @@ class Autoencoder(Backbone):
             )
         return x
 
-    def embed(self, x: Tensor, output: str = "mse") -> Tensor:
+    def _embed(self, x: Tensor, output: str) -> Tensor:
         return torch.stack([self._embed_clip(clip, output) for clip in x])
 
     def _embed_clip(self, logmel: Tensor, output: str) -> Tensor:

@@ -36,9 +36,14 @@ class Backbone(nn.Module, ABC):
         """
         return x
 
-    @abstractmethod
     def embed(self, x: Tensor, output: str = "clip") -> Tensor:
         """(B, …) prepared views of equal length → (B, D)."""
+        if output not in self.outputs:
+            raise ValueError(f'backbone {self.name} has no output "{output}", only {", ".join(self.outputs)}')
+        return self._embed(x, output)
+
+    @abstractmethod
+    def _embed(self, x: Tensor, output: str) -> Tensor: ...
 
     def frozen(self) -> Self:
         """In evaluation mode and without gradients."""

@@ -66,7 +66,7 @@ class MultiResNet(Backbone):
     def prepare(self, x: np.ndarray, start: float = 0.0) -> np.ndarray:
         return fit_length(x, self.samples, start)
 
-    def embed(self, x: Tensor, output: str = "clip") -> Tensor:
+    def _embed(self, x: Tensor, output: str) -> Tensor:
         return self(x)
 
     def forward(self, wave: Tensor) -> Tensor:

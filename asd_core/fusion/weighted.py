@@ -29,12 +29,16 @@ class Weighted(Fusion):
         streams = training.shape[1]
         weights = np.ones(streams) if self.weights is None else np.asarray(self.weights, dtype=np.float64)
         if len(weights) != streams:
-            raise AsdError(f"fusion: {len(weights)} weights for {streams} branches. Give one weight per branch, or none.")
+            raise AsdError(
+                f"fusion: {len(weights)} weights for {streams} branches. Give one weight per branch, or none."
+            )
         self.weights_ = weights / weights.sum()
         self.mean_, self.deviation_ = np.zeros(streams), np.ones(streams)
         if self.normalise == "ztrain":
             self.mean_ = training.mean(axis=0)
-            self.deviation_ = np.where(training.std(axis=0) > 0, training.std(axis=0), 1.0)
+            deviation = training.std(axis=0)
+            varies = deviation > 1e-9 * np.abs(training).max(axis=0)  # equal scores deviate by rounding only
+            self.deviation_ = np.where(varies, deviation, 1.0)
         return self
 
     def fuse(self, scores: np.ndarray) -> np.ndarray:

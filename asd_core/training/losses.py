@@ -40,6 +40,8 @@ class SubclusterAdaCos(Loss):
 
     def __init__(self, dim: int, classes: int, subclusters: int = 16, trainable: bool = True) -> None:
         super().__init__(dim, classes)
+        if classes * subclusters < 3:
+            raise ValueError(f"{classes} classes of {subclusters} sub-clusters: the scale √2·ln(2 − 1) would be 0")
         self.subclusters = subclusters
         self.centres = nn.Parameter(torch.empty(dim, classes * subclusters), requires_grad=trainable)
         nn.init.xavier_uniform_(self.centres)

@@ -57,3 +57,10 @@ def test_wrong_options_are_refused(spec):
 def test_as_many_weights_as_streams(weights):
     with pytest.raises((AsdError, ValueError), match="weights for 2 branches"):
         Weighted(weights=weights).fit(TRAINING)
+
+
+def test_constant_stream_is_not_blown_up():
+    """0.1 is not exact in binary, so equal scores have a deviation of 1e-17, which must not become a divisor."""
+    training = np.stack([np.full(10, 0.1), np.arange(10.0)], axis=1)
+    fused = Weighted(normalise="ztrain").fit(training).fuse(np.array([[0.1001, 4.5]]))
+    assert abs(fused[0]) < 1

@@ -45,7 +45,7 @@ def test_prepare_takes_the_network_s_length():
 
 
 @pytest.mark.parametrize(
-    ("longest", "seconds"), [(0.0, 5.0), (3.0, 5.0), (5.0, 5.0), (6.0, 6.0), (12.0, 12.0), (16, 16)]
+    ("longest", "seconds"), [(0.0, 5.0), (3.0, 5.0), (5.0, 5.0), (6.0, 6.0), (12.0, 12.0), (16, 16), (600.0, 20.0)]
 )
 def test_length_follows_the_longest_clip(longest, seconds):
     options = {"name": "multiresnet", "base_channels": 8}

@@ -204,7 +204,8 @@ def load_run(workspace: Workspace, run_id: str) -> Run:
     Raises:
         AsdError: there is no such run, or its record is broken.
     """
-    if run_id not in workspace.run_ids():
+    known = {path.name for path in (workspace.root / "runs").glob("*")}
+    if run_id not in known or not is_done(workspace.run(run_id)):
         raise AsdError(f'There is no finished run "{run_id}" in {workspace.root}. `python -m asd_core run` makes one.')
     return Run(workspace.run(run_id), read_json(workspace.run(run_id) / "run.json"))
 

@@ -215,6 +215,7 @@ def _lack(data: DataSet, machine: str) -> str:
     for split in (TRAIN, TEST):
         if not data.of(machine, split):
             return f"{machine} has no {split} clips"
+    data.is_labelled(machine)  # refuses a folder of which only some clips are labelled
     known = {clip.section for clip in data.of(machine, TRAIN)}
     for clip in data.of(machine, TEST):
         if clip.section not in known:

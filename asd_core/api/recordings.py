@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from asd_core.artifacts import Workspace
-from asd_core.data.manifest import REPOSITORY, DataSet, fingerprint, scan
+from asd_core.data.manifest import REPOSITORY, DataSet, fingerprint, is_fingerprinted, scan
 from asd_core.data.spectrogram import Axis
 from asd_core.files import digest, read_json, write_json, write_with
 from asd_core.registry import did_you_mean
@@ -191,12 +191,8 @@ def _by_id(data: DataSet) -> Mapping[str, Clip]:
 def known_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) -> str:
     """The fingerprint of these machines' clips, or "" if the command line has not read some file as it is now."""
     found, cache = data_set(workspace, data), workspace.cache / "fingerprints.json"
-    known = read_json(cache) if cache.is_file() else {}
-    for machine in machines:
-        for one in found.of(machine):
-            path, *stamp = _identity(one)
-            if known.get(path, [])[:2] != stamp:
-                return ""
+    if not all(is_fingerprinted(found.of(machine), cache) for machine in machines):
+        return ""
     return digest([fingerprint(found.of(machine, split), cache) for machine in machines for split in (TRAIN, TEST)])
 
 

@@ -255,12 +255,11 @@ def class_of(clip: Clip, fields: Sequence[str]) -> str:
 
 def fingerprint(clips: Iterable[Clip], cache: Path) -> str:
     """A digest of the clips' ids and contents. Contents are read once per (path, size, mtime, ctime)."""
-    known = known_contents(cache)
+    known = _known_contents(cache)
     seen = dict(known)
     rows = []
     for clip in clips:
-        stat = clip.path.stat()
-        stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: a changed file may keep the other two
+        stamp = _stamp(clip.path)
         entry = seen.get(str(clip.path))
         if not entry or entry[:-1] != stamp:
             entry = seen[str(clip.path)] = [*stamp, file_digest(clip.path)]
@@ -270,7 +269,18 @@ def fingerprint(clips: Iterable[Clip], cache: Path) -> str:
     return digest(sorted(rows))
 
 
-def known_contents(cache: Path) -> dict[str, list[Any]]:
+def is_fingerprinted(clips: Iterable[Clip], cache: Path) -> bool:
+    """Whether `fingerprint` could answer without reading a recording."""
+    known = _known_contents(cache)
+    return all(known.get(str(clip.path), [])[:-1] == _stamp(clip.path) for clip in clips)
+
+
+def _stamp(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: a changed file may keep the other two
+
+
+def _known_contents(cache: Path) -> dict[str, list[Any]]:
     """What `fingerprint` remembers: path → size, mtime, ctime, digest. A damaged cache is an empty one."""
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))

@@ -100,29 +100,9 @@ def test_killed_ten_times_and_resumed_equals_undisturbed(tiny_data, tmp_path):
     system.write_text(text)
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     run(undisturbed, tiny_data, system)
-    command = [
-        sys.executable,
-        "-m",
-        "asd_core",
-        "run",
-        system,
-        "--data",
-        tiny_data,
-        "--profile",
-        "full",
-        "--device",
-        "cpu",
-    ]
-    command += ["--workspace", disturbed, "--checkpoint-seconds", "0"]
     moments, kills = random.Random(0), 0
     while kills < 10:
-        process = subprocess.Popen(
-            list(map(str, command)),
-            cwd=REPOSITORY,
-            env=ENVIRONMENT,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        process = start(disturbed, tiny_data, system)
         seen = newest_checkpoint(disturbed)
         while newest_checkpoint(disturbed) == seen and process.poll() is None:
             time.sleep(0.005)
@@ -137,23 +117,7 @@ def test_killed_ten_times_and_resumed_equals_undisturbed(tiny_data, tmp_path):
 
 def test_interrupted_by_the_user_and_resumed(street, tiny_data, tmp_path):
     """Ctrl-C ends with a checkpoint and exit code 130; the same command gives what an undisturbed one gives."""
-    command = [
-        sys.executable,
-        "-m",
-        "asd_core",
-        "run",
-        MULTIRESNET,
-        "--data",
-        tiny_data,
-        "--profile",
-        "full",
-        "--device",
-        "cpu",
-    ]
-    command += ["--workspace", tmp_path, "--checkpoint-seconds", "0"]
-    process = subprocess.Popen(
-        list(map(str, command)), cwd=REPOSITORY, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
-    )
+    process = start(tmp_path, tiny_data, MULTIRESNET)
     while not newest_checkpoint(tmp_path) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
@@ -163,6 +127,15 @@ def test_interrupted_by_the_user_and_resumed(street, tiny_data, tmp_path):
     run(tmp_path, tiny_data, MULTIRESNET)
     whole = {name: content for name, content in contents(street[0]).items() if name in contents(tmp_path)}
     assert contents(tmp_path) == whole
+
+
+def start(workspace, data, system) -> subprocess.Popen:
+    """The command of `run`, not waited for, with a checkpoint after every step."""
+    command = ["-m", "asd_core", "run", system, "--data", data, "--profile", "full", "--device", "cpu"]
+    command = [sys.executable, *map(str, command), "--workspace", str(workspace), "--checkpoint-seconds", "0"]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def newest_checkpoint(workspace: Path) -> int:

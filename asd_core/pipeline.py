@@ -106,8 +106,7 @@ class Task:
 
 
 def check(system: System) -> None:
-    """Build every part of a system and send two seconds of noise through it, so that a typo costs a second
-    and not an hour."""
+    """Build every part of a system, so that a typo costs a second and not an hour."""
     from asd_core.backbones import BACKBONES
     from asd_core.training import OBJECTIVES
 
@@ -135,7 +134,6 @@ def check(system: System) -> None:
                 f'{where}: backbone "{backbone.name}" has no output "{branch.output}". '
                 f"Allowed: {', '.join(backbone.outputs)}."
             )
-        _check_shapes(view, backbone, branch.output, where)
         if system.decision.spec.get("fit") == "official_batch":
             fits = branch.output in backbone.batch_outputs and scorer.name == "reconstruction"
             if len(system.branches) > 1 or not fits:
@@ -155,14 +153,24 @@ def _check_view(view: View, wanted: str, where: str) -> None:
         raise AsdError(f'{where}: view "{view.name}" gives a {view.kind}, but a {wanted} is needed: {fitting}.')
 
 
-def _check_shapes(view: View, backbone: Any, output: str, where: str) -> None:
+def try_out(system: System) -> None:
+    """Send two seconds of noise through every view and network of a checked system: do their shapes fit?"""
     import torch
 
+    from asd_core.backbones import BACKBONES
+
     noise = np.random.default_rng(0).normal(size=(2, 2 * SAMPLE_RATE)).astype(np.float32)
-    try:
-        backbone.embed(torch.from_numpy(backbone.prepare(view(noise)))[None], output)
-    except RuntimeError as error:
-        raise AsdError(f'{where}: view "{view.name}" does not fit backbone "{backbone.name}": {error}') from error
+    for branch in system.branches:
+        if branch.encoder is None:
+            continue
+        spec = system.encoders[branch.encoder].backbone.spec
+        backbone = BACKBONES.create(BACKBONES[spec["name"]].resolve(spec, longest_seconds=0.0)).frozen()
+        view = VIEWS.create(_view(branch, system))
+        try:
+            backbone.embed(torch.from_numpy(backbone.prepare(view(noise)))[None], branch.output)
+        except RuntimeError as error:
+            where = f"{system.name}, branch {branch.name}"
+            raise AsdError(f'{where}: view "{view.name}" does not fit backbone "{backbone.name}": {error}') from error
 
 
 def plan(
@@ -188,8 +196,11 @@ def plan(
     for system in systems:
         resolved = resolve(system, profile)
         check(resolved)
-        for seed in seeds:
-            add(_run_task(resolved, profile.name, context, chosen, seed))
+        runs = [_run_task(resolved, profile.name, context, chosen, seed) for seed in seeds]
+        if not all(run.done(context.workspace) for run in runs):
+            try_out(resolved)
+        for run in runs:
+            add(run)
     return list(tasks.values())
 
 

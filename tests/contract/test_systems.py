@@ -63,6 +63,7 @@ def test_plan(system, profile, context):
     loaded, overlay = load_system(system), load_profile(profile)
     resolved = resolve(loaded, overlay)
     pipeline.check(resolved)
+    pipeline.try_out(resolved)
     tasks = pipeline.plan([loaded], overlay, context, seeds=[0, 1])
 
     seen: set[str] = set()

@@ -172,6 +172,7 @@ TYPOS = [
     ("{name: reconstruction}}", "{name: knn, 1: 2}}", "branches.0.scorer", "Keys should be strings"),
     ("{name: logmel}", "{name: logmel, channel: neer}", 'channel "neer"', 'Did you mean "near"?'),
     ("name: tiny-autoencoder", "name: ../../evil", "name: a name may hold letters", "../../evil"),
+    ("name: logmel}", "name: logmel, n_mels: 64}", "does not fit backbone", "branch mahalanobis"),
     ("branches:", "branches: [", "is not valid YAML", "tiny-autoencoder.yaml"),
     ("family: Tests", "famly: Tests", 'unknown key "famly"', 'Did you mean "family"?'),
 ]

@@ -268,32 +268,6 @@ def outcome(label: int | None, decision: int) -> str:
     return ("T" if label == decision else "F") + ("P" if decision == 1 else "N")
 
 
-def score_groups(clips: pd.DataFrame) -> pd.DataFrame:
-    """Summary of the scores by machine, section, domain and label; `clips` as of :func:`clip_table`, labelled.
-
-    Columns: the four keys, clips, mean, std, minimum, q25, median, q75, maximum and, where the table holds
-    decisions, flagged (fraction called anomalous).
-    """
-    known = clips[clips["label"].notna()]
-    grouped = known.groupby(["machine", "section", "domain", "label"], sort=True)
-    scores = grouped["score"]
-    table = pd.DataFrame(
-        {
-            "clips": scores.size(),
-            "mean": scores.mean(),
-            "std": scores.std(),
-            "minimum": scores.min(),
-            "q25": scores.quantile(0.25),
-            "median": scores.median(),
-            "q75": scores.quantile(0.75),
-            "maximum": scores.max(),
-        }
-    )
-    if "decision" in known:
-        table["flagged"] = grouped["decision"].mean()
-    return table.reset_index()
-
-
 def histogram(clips: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
     """Counts of scores in `bins` equal bins that all groups share: domain, label, low, high, count.
 

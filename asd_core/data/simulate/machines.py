@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 
-from asd_core.data.audio import SAMPLE_RATE
 from asd_core.data.simulate.signals import (
     band,
     coloured,
@@ -26,6 +25,7 @@ from asd_core.data.simulate.signals import (
     tilt,
     turn,
 )
+from asd_core.types import SAMPLE_RATE
 
 Modes = tuple[tuple[float, float, float], ...]
 """Structural resonances: (frequency in Hz, damping ratio, weight)."""

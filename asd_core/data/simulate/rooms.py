@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.fft
 
-from asd_core.data.audio import SAMPLE_RATE
 from asd_core.data.simulate.signals import (
     coloured,
     partials,
@@ -24,6 +23,7 @@ from asd_core.data.simulate.signals import (
     tilt,
     turn,
 )
+from asd_core.types import SAMPLE_RATE
 
 TAIL = 4000  # samples of impulse response kept: 0.25 s
 LEVEL = 10 ** (-28 / 20)  # RMS of an ordinary clip in either channel: −28 dBFS

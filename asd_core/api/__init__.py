@@ -55,6 +55,14 @@ from asd_core.api.training import (
     system_states,
     training_arguments,
 )
+from asd_core.api.weights import (
+    CheckpointInfo,
+    checkpoints,
+    import_arguments,
+    start_fetch,
+    start_verify,
+    weights_folder,
+)
 from asd_core.artifacts import Run, Workspace
 from asd_core.data.manifest import REPOSITORY
 from asd_core.data.spectrogram import AXES, Axis, ticks
@@ -73,6 +81,7 @@ __all__ = [
     "AsdError",
     "Axis",
     "BuiltPackage",
+    "CheckpointInfo",
     "ClipFacts",
     "DataInfo",
     "Job",
@@ -85,6 +94,7 @@ __all__ = [
     "build_package",
     "cancel",
     "check_package",
+    "checkpoints",
     "clip",
     "clip_facts",
     "clip_table",
@@ -97,6 +107,7 @@ __all__ = [
     "expected_clips",
     "flagged",
     "histogram",
+    "import_arguments",
     "job",
     "job_curve",
     "job_log",
@@ -119,10 +130,13 @@ __all__ = [
     "sound",
     "spectrogram",
     "start_demo",
+    "start_fetch",
     "start_training",
+    "start_verify",
     "system_states",
     "system_yaml",
     "ticks",
     "training_arguments",
+    "weights_folder",
     "write_bytes",
 ]

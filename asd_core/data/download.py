@@ -12,38 +12,26 @@ import logging
 import re
 import shutil
 import stat
-import time
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import httpx
-from filelock import FileLock, Timeout
 
+from asd_core import remote
 from asd_core.data.catalogue import Archive, DatasetConfig
 from asd_core.files import read_json, write_json
 from asd_core.registry import did_you_mean
 from asd_core.types import AsdError, Progress, no_progress
 
-TRIES = 6  # in a row without getting further
-FIRST_PAUSE = 1.0  # seconds; doubles with every try
-LONGEST_PAUSE = 30.0
-GAIN = 1_000_000  # bytes that count as getting further
 CHUNK = 1 << 20  # bytes held in memory
-BUSY = {408, 429, 500, 502, 503, 504}
 ALLOWED = {".wav", ".csv", ".txt", ".md"}
 UNPACKED_RATIO = 1.4  # unpacked / packed size assumed before an archive is here; recordings hardly compress
 MAX_RATIO = 20  # beyond it, an archive is no archive of recordings
 MAX_FILES = 100_000
 
 log = logging.getLogger(__name__)
-
-
-class _Again(Exception):  # noqa: N818  not an error yet
-    """The server broke off or is busy; a later try may do better."""
 
 
 class _Unfit(Exception):  # noqa: N818  becomes an AsdError once the file is set aside
@@ -74,10 +62,10 @@ def download(
         return []
     work = _work(destination)
     try:
-        with _only_one(work), httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60, connect=20)) as client:
+        with remote.only_one(work), remote.client() as client:
             _check_space(client, wanted, destination)
             for i, archive in enumerate(wanted):
-                step = _share(progress, i / len(wanted), 1 / len(wanted))
+                step = remote.share(progress, i / len(wanted), 1 / len(wanted))
                 _fetch_and_unpack(client, archive, destination, step)
             if not (destination / "dataset.json").exists():
                 write_json(destination / "dataset.json", {"name": config.name, "kind": config.kind})
@@ -125,7 +113,7 @@ def _is_unpacked(archive: Archive, destination: Path) -> bool:
     done = read_json(marker)
     if (done["url"], done["md5"], done["folder"]) != (archive.url, archive.md5, archive.folder):
         return False
-    return all(_size(destination / archive.folder / name) == size for name, size in done["files"].items())
+    return all(remote.size_of(destination / archive.folder / name) == size for name, size in done["files"].items())
 
 
 def _fetch_and_unpack(client: httpx.Client, archive: Archive, destination: Path, progress: Progress) -> None:
@@ -133,10 +121,9 @@ def _fetch_and_unpack(client: httpx.Client, archive: Archive, destination: Path,
     whole = work / archive.name
     try:
         if not whole.is_file():
-            part = _fetch(client, archive, work, _share(progress, 0, 0.9))
-            part.replace(whole)
+            remote.receive(client, archive.url, whole, "configs/datasets", remote.share(progress, 0, 0.9))
         _check(archive, whole)
-        files = _unpack(whole, destination / archive.folder, work, _share(progress, 0.9, 0.1))
+        files = _unpack(whole, destination / archive.folder, work, remote.share(progress, 0.9, 0.1))
     except _Unfit as reason:
         bad = work / f"{archive.name}.bad"
         whole.replace(bad)
@@ -149,156 +136,14 @@ def _fetch_and_unpack(client: httpx.Client, archive: Archive, destination: Path,
     whole.unlink()
 
 
-# receiving ------------------------------------------------------------------------------------------------------
-
-
-def _fetch(client: httpx.Client, archive: Archive, work: Path, progress: Progress) -> Path:
-    """Receive until the file is whole, patiently: a lost connection is tried again from where it broke off."""
-    part = work / f"{archive.name}.part"
-    furthest, failures = 0, 0
-    while True:
-        try:
-            _receive(client, archive, part, progress)
-            return part
-        except (httpx.RequestError, _Again) as error:
-            reached = _size(part) or 0
-            failures = 1 if reached > furthest + GAIN else failures + 1
-            furthest = max(furthest, reached)
-            reason = str(error) or type(error).__name__
-            if failures >= TRIES:
-                raise AsdError(
-                    f"{archive.url} could not be received: {reason} ({failures} tries in a row). "
-                    f"{reached / 1e6:.1f} MB are kept; repeat the command later to go on from there, or fetch the "
-                    f"file with a browser and put it into {work}."
-                ) from error
-            _pause(min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE), f"{archive.name}: {reason}", progress)
-
-
-def _receive(client: httpx.Client, archive: Archive, part: Path, progress: Progress) -> None:
-    """One connection: go on where `part` ends if the server still has the same file, else begin again."""
-    note = part.with_name(f"{part.name}.json")
-    begun: dict[str, Any] = read_json(note) if note.is_file() else {}
-    offset = _size(part) or 0
-    if begun.get("url") != archive.url or not (begun["size"] or begun["etag"]):
-        offset = 0  # nothing tells whether the server's file is still the same
-    elif offset == begun["size"]:
-        return
-    headers = {"Accept-Encoding": "identity"}  # else sizes and offsets mean nothing
-    if offset:
-        headers["Range"] = f"bytes={offset}-"
-        if begun["etag"] and not begun["etag"].startswith("W/"):
-            headers["If-Range"] = begun["etag"]
-    with client.stream("GET", archive.url, headers=headers) as answer:
-        size = _extent(answer)[1]
-        if answer.status_code == 416 or (answer.status_code == 206 and not _goes_on(answer, begun, offset)):
-            part.unlink(missing_ok=True)
-            raise _Again("the file on the server has changed, so it is received anew")
-        _check_status(archive, answer)
-        if answer.status_code != 206:  # also a server that ignores Range
-            offset = 0
-            part.unlink(missing_ok=True)  # before the note: old bytes must never stand under a new note
-            write_json(note, {"url": archive.url, "etag": answer.headers.get("ETag"), "size": size})
-        _append(answer, part, offset, size, archive.name, progress)
-    if size is not None and _size(part) != size:
-        raise _Again(f"the server sent {_size(part)} bytes where {size} were announced")
-
-
-def _append(answer: httpx.Response, part: Path, offset: int, size: int | None, name: str, progress: Progress) -> None:
-    started = told = time.monotonic()
-    done = offset
-    total = f" of {size / 1e6:.0f}" if size else ""
-    with part.open("ab") as file:
-        for chunk in answer.iter_raw():
-            file.write(chunk)
-            done += len(chunk)
-            now = time.monotonic()
-            if now - told > 0.2 or done == size:
-                told = now
-                speed = (done - offset) / 1e6 / max(now - started, 1e-6)
-                message = f"{name}: {done / 1e6:.0f}{total} MB, {speed:.1f} MB/s"
-                progress(done / size if size else 0.0, message, mb_per_s=speed)
-
-
-def _extent(answer: httpx.Response) -> tuple[int, int | None]:
-    """First byte of this answer, and the size of the whole file (None: not told)."""
-    if answer.status_code == 206:
-        match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
-        if match is None:
-            return -1, None
-        return int(match[1]), None if match[2] == "*" else int(match[2])
-    length = answer.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else None
-
-
-def _goes_on(answer: httpx.Response, begun: dict[str, Any], offset: int) -> bool:
-    start, size = _extent(answer)
-    etag = answer.headers.get("ETag")
-    return start == offset and begun["size"] in (size, None) and (etag is None or etag == begun["etag"])
-
-
-def _check_status(archive: Archive, answer: httpx.Response) -> None:
-    if answer.status_code in BUSY:
-        raise _Again(f"the server answered {answer.status_code} {answer.reason_phrase}")
-    if not answer.is_success:
-        raise AsdError(
-            f"{archive.url}: the server answered {answer.status_code} {answer.reason_phrase}. Open the address in a "
-            f"browser; if the archive has moved, correct its url in configs/datasets."
-        )
-
-
-def _pause(seconds: float, reason: str, progress: Progress) -> None:
-    """Wait, but stay ready to be cancelled."""
-    log.info("%s; next try in %.0f s", reason, seconds)
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        progress(0.0, f"{reason}; next try in {left:.0f} s")
-        time.sleep(min(left, 1))
-
-
-# disk -----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _only_one(work: Path) -> Iterator[None]:
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(work / "lock", timeout=0):
-            yield
-    except Timeout:
-        raise AsdError(
-            f"Another process is downloading into {work.parent}. Wait for it, or stop it and repeat the command."
-        ) from None
-
-
 def _check_space(client: httpx.Client, archives: Sequence[Archive], destination: Path) -> None:
     """Everything unpacked, and the largest archive beside it: that is the most the disk must hold at once."""
-    sizes = [_remote_size(client, archive) for archive in archives]
+    sizes = [remote.announced_size(client, archive.url) for archive in archives]  # 0: `_unpack` checks again
     work = _work(destination)
-    here = sum((_size(work / name) or 0) for a in archives for name in (a.name, f"{a.name}.part"))
+    here = sum((remote.size_of(work / name) or 0) for a in archives for name in (a.name, f"{a.name}.part"))
     needed = UNPACKED_RATIO * sum(sizes) + max(sizes, default=0) - here
-    _require(needed, destination, f"{len(archives)} archives of together {sum(sizes) / 1e9:.1f} GB, unpacked, need")
-
-
-def _remote_size(client: httpx.Client, archive: Archive) -> int:
-    """Bytes, or 0 where the server does not tell: `_unpack` checks again with the true size."""
-    try:
-        answer = client.head(archive.url, headers={"Accept-Encoding": "identity"})
-    except httpx.RequestError:
-        return 0  # `_fetch` is more patient and says what is wrong
-    return _extent(answer)[1] or 0 if answer.is_success else 0
-
-
-def _require(needed: float, folder: Path, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise AsdError(
-            f"{what} about {needed / 1e9:.1f} GB; {folder} has {free / 1e9:.1f} GB free. Make room, choose another "
-            f"folder, or fetch fewer machines at a time. Nothing was lost."
-        )
-
-
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+    what = f"{len(archives)} archives of together {sum(sizes) / 1e9:.1f} GB, unpacked, need"
+    remote.require_room(needed, destination, what, ", or fetch fewer machines at a time")
 
 
 # checking and unpacking -----------------------------------------------------------------------------------------
@@ -313,7 +158,7 @@ def _check(archive: Archive, file: Path) -> None:
     if not zipfile.is_zipfile(file):
         with file.open("rb") as opened:
             head = opened.read(40)
-        raise _Unfit(f"it is not a zip file but {_size(file)} bytes beginning with {head!r}.")
+        raise _Unfit(f"it is not a zip file but {remote.size_of(file)} bytes beginning with {head!r}.")
 
 
 def _unpack(file: Path, folder: Path, work: Path, progress: Progress) -> dict[str, int]:
@@ -323,8 +168,8 @@ def _unpack(file: Path, folder: Path, work: Path, progress: Progress) -> dict[st
     try:
         with zipfile.ZipFile(file) as bundle:
             members = _safe_members(bundle, file.stat().st_size)
-            _require(sum(member.file_size for member in members), work, f"{file.name}, unpacked, needs")
-            places = _extract(bundle, members, temporary, _share(progress, 0, 1), file.name)
+            remote.require_room(sum(member.file_size for member in members), work, f"{file.name}, unpacked, needs")
+            places = _extract(bundle, members, temporary, remote.share(progress, 0, 1), file.name)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise _Unfit(f"it is damaged ({error}).") from error
     else:
@@ -408,8 +253,3 @@ def _settle(place: Path, final: Path, archive: str) -> list[Path]:
         path.replace(target)
         settled.append(target)
     return settled
-
-
-def _share(progress: Progress, begin: float, width: float) -> Progress:
-    """A progress callback for one part of the work."""
-    return lambda fraction, message, **values: progress(begin + width * fraction, message, **values)

@@ -22,6 +22,7 @@ page = st.navigation(
         st.Page(PAGES / "home.py", title="Home", icon=":material/home:", url_path="home", default=True),
         st.Page(PAGES / "results.py", title="Results", icon=":material/leaderboard:", url_path="results"),
         st.Page(PAGES / "train.py", title="Train", icon=":material/model_training:", url_path="train"),
+        st.Page(PAGES / "weights.py", title="Weights", icon=":material/download:", url_path="weights"),
         st.Page(PAGES / "export.py", title="Export", icon=":material/package_2:", url_path="export"),
     ]
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asd_core import remote
 from asd_core.config import validate
 from asd_core.data import download as module
 from asd_core.data.catalogue import Archive, DatasetConfig, dataset_names, load_dataset_config
@@ -90,7 +91,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.001)
     with Server() as running:
         threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield running
@@ -161,7 +162,7 @@ def test_resumes_dropped_connections_without_receiving_twice(server: Server, tmp
 
 def test_resumes_in_a_later_call(server: Server, tmp_path: Path) -> None:
     config = offer(server, {CLIP: NOISE})
-    server.faults = [12_000] + [503] * (module.TRIES - 1)
+    server.faults = [12_000] + [503] * (remote.TRIES - 1)
     with pytest.raises(AsdError, match=r"503.*tries in a row.*kept; repeat"):
         download(config, tmp_path)
     assert not (tmp_path / "dev_data").exists()
@@ -185,7 +186,7 @@ def test_server_that_ignores_range_sends_all_again(server: Server, tmp_path: Pat
 def test_file_that_changed_in_between_is_never_mixed(server: Server, tmp_path: Path, etags: bool, extra: int) -> None:
     """Without an ETag and with an equal size only the checksum notices: refused, and right the second time."""
     config = offer(server, {CLIP: NOISE}, md5=False)
-    server.etags, server.faults = etags, [35_000] + [503] * (module.TRIES - 1)
+    server.etags, server.faults = etags, [35_000] + [503] * (remote.TRIES - 1)
     with pytest.raises(AsdError):
         download(config, tmp_path)
     other = np.random.default_rng(1).bytes(len(NOISE) + extra)
@@ -308,7 +309,7 @@ def test_archive_fetched_by_browser_is_used(server: Server, tmp_path: Path) -> N
 def test_one_download_at_a_time(server: Server, tmp_path: Path) -> None:
     config = offer(server, {CLIP: NOISE})
     (tmp_path / ".downloads").mkdir()
-    with module._only_one(tmp_path / ".downloads"), pytest.raises(AsdError, match="Another process"):
+    with remote.only_one(tmp_path / ".downloads"), pytest.raises(AsdError, match="Another process"):
         download(config, tmp_path)
 
 

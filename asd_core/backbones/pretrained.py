@@ -1,0 +1,549 @@
+"""Published checkpoints of BEATs and EAT: what a file is, told by its content alone, and its weights under one set
+of names. Nothing in a file is ever run: pickles are read in PyTorch's weights-only mode, without additions.
+
+========================  =====================================================================================
+format                    tensors
+========================  =====================================================================================
+"beats"                   ``{"cfg", "model"[, "label_dict"]}`` of torch.save, as microsoft/unilm publishes them
+"eat-huggingface"         safetensors with names under ``model.``; configuration in a JSON file beside it
+"eat-fairseq"             torch.save by fairseq: names under ``modality_encoders.IMAGE.``; the decoder of the
+                          pre-training and the teacher's copy (``_ema``) are left out
+========================  =====================================================================================
+
+Names handed out are BEATs' own, and for EAT those of Hugging Face without ``model.``.
+"""
+
+from __future__ import annotations
+
+import json
+import pickletools
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from asd_core.files import read_json
+from asd_core.types import AsdError
+
+BANDS = 8  # patches along frequency; EAT's table of positions is time · 8 long
+HEAD_WIDTH = 64  # of every published EAT, where no configuration tells the number of heads
+TITLES = {"beats": "BEATs", "eat": "EAT"}
+REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in the messages of torch.load
+MOST = 4  # names in a message
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Description:
+    """What a checkpoint is, without its weights.
+
+    config: BEATs: the ``cfg`` inside the file. EAT: the keys of Hugging Face's config.json that sizes depend on
+        (embed_dim, depth, num_heads, mlp_ratio, max_length, patch_size, norm_eps, layer_norm_first, model_variant).
+    classes: of the classifier that a fine-tuned checkpoint has, else None.
+    notes: what was assumed, in words.
+    """
+
+    family: str  # "beats" or "eat"
+    format: str  # see above
+    config: dict[str, Any]
+    classes: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Description):
+    """A checkpoint: float32 tensors on the CPU by canonical name, and the names of its classes by number, if any."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    labels: dict[int, str] | None = None
+
+
+def read(path: Path) -> Pretrained:
+    """Read a checkpoint and check it in full: names, shapes, configuration, every number finite.
+
+    Tensors of torch.save may stay mapped to the file, so it must not be written to while they are in use.
+
+    Raises:
+        AsdError: not a checkpoint of BEATs or EAT, damaged, inconsistent, or it asks for code to be run.
+    """
+    path = Path(path)
+    found, content = _describe(path, values=True)
+    tensors = {name: content.tensors[original].detach().float() for name, original in content.names.items()}
+    for name, values in tensors.items():
+        if wrong := int((~torch.isfinite(values)).sum()):
+            raise _refusal(path, f"{wrong:,} of the {values.numel():,} values of {name} are NaN or infinite.")
+    labels = _labels(path, content.top.get("label_dict"), found.classes) if found.family == "beats" else None
+    return Pretrained(**vars(found), tensors=tensors, labels=labels)
+
+
+def read_config(path: Path) -> Description:
+    """The same without the weights: quick, and checks all but the numbers."""
+    return _describe(Path(path), values=False)[0]
+
+
+# ------------------------------------------------------------------ from bytes to named tensors
+
+
+@dataclass
+class _Content:
+    tensors: dict[str, Tensor]  # by the names in the file; without values these may be on the meta device
+    top: Mapping[Any, Any]  # what stands beside the weights
+    names: dict[str, str] = field(default_factory=dict)  # canonical → in the file
+
+
+def _load(path: Path, values: bool) -> _Content:
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except FileNotFoundError:
+        raise AsdError(
+            f"{path} does not exist. `python -m asd_core weights list` tells where checkpoints go."
+        ) from None
+    except IsADirectoryError:
+        raise AsdError(f"{path} is a folder, not a checkpoint. Give the file inside it.") from None
+    if not head:
+        raise _refusal(path, "the file is empty.")
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        size = re.search(rb"^size (\d+)", head, re.MULTILINE)
+        of = f" of {int(size[1]):,} bytes" if size else ""
+        raise _refusal(
+            path,
+            f"it is a Git LFS pointer, a note of {path.stat().st_size} bytes that stands for the file{of}.",
+            "Run `git lfs pull` in the repository that it is from, or download the file itself.",
+        )
+    if head.startswith(b"PK"):
+        return _from_pickle(path, zipped=_check_zip(path))
+    if len(head) > 8 and head[8:9] == b"{":
+        return _from_safetensors(path, values)
+    if head.startswith(b"\x80"):
+        return _from_pickle(path, zipped=False)
+    if re.match(rb"\s*(<!doctype|<html|<head|<\?xml|<error)", head, re.IGNORECASE):
+        raise _refusal(
+            path,
+            "it is a web page, saved in place of the file: the link led to a login, an error or a viewer.",
+            "Open the link in a browser and use the page's own download button.",
+        )
+    raise _refusal(path, f"it is neither a file of torch.save nor safetensors; it begins with {head[:24]!r}.")
+
+
+def _check_zip(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as bundle:
+            entries = bundle.infolist()
+    except zipfile.BadZipFile:
+        size = path.stat().st_size
+        raise _refusal(
+            path,
+            f"it begins like a file of torch.save, but after {size:,} bytes its end is missing: it was not "
+            "received completely.",
+        ) from None
+    names = [entry.filename for entry in entries]
+    if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
+        raise _refusal(
+            path,
+            f"it is a zip archive of {_some(names)}, which torch.save did not write.",
+            "If a checkpoint is packed inside, unpack it and give that file.",
+        )
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise _refusal(path, "it is compressed, as torch.save never does; it was packed anew.")
+    return True
+
+
+def _from_pickle(path: Path, zipped: bool) -> _Content:
+    try:
+        # by its path, so that it can be mapped; but torch.load takes a path with this ending for safetensors
+        misnamed = path.name.endswith(".safetensors")
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of a newer pickle protocol, before the error about it
+            top = torch.load(
+                file if misnamed else path, map_location="cpu", weights_only=True, mmap=zipped and not misnamed
+            )
+    except Exception as error:  # a damaged or hostile pickle may raise anything
+        wanted = {*REFUSED.findall(str(error)), *_imports(path, zipped)}  # the error names the first only
+        if wanted:
+            raise _refusal(
+                path,
+                f"it asks for {_some(sorted(wanted))}, and a checkpoint may hold only tensors and plain "
+                "values: anything else could run code. Nothing was run. It was tampered with, or saved with "
+                "objects of the program that trained it.",
+                "Take the file from its authors; of EAT the one on Hugging Face (model.safetensors).",
+            ) from error
+        told = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
+        raise _refusal(path, f"its content is damaged ({told.strip().splitlines()[0]}).") from error
+    if not isinstance(top, dict):
+        raise _refusal(path, f"it holds one {type(top).__name__}, not named weights.")
+    state = top["model"] if isinstance(top.get("model"), dict) else top
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise _refusal(path, f"it holds no weights by name, but {_some(map(str, top)) or 'nothing'}.")
+    odd = [str(name) for name in state if str(name) not in tensors and name != "_ema"]
+    if odd and state is not top:
+        raise _refusal(path, f"among its weights, {_some(odd)} are no tensors.")
+    return _Content(tensors, {} if state is top else top)
+
+
+def _imports(path: Path, zipped: bool) -> list[str]:
+    """What a pickle would import beyond PyTorch's own, told from its instructions without following them."""
+    found, words = set(), ["", ""]
+    with suppress(Exception), ExitStack() as stack:  # where it is damaged, what stands before
+        if zipped:
+            bundle = stack.enter_context(zipfile.ZipFile(path))
+            inside = next(name for name in bundle.namelist() if name.rpartition("/")[2] == "data.pkl")
+            stream = stack.enter_context(bundle.open(inside))
+        else:
+            stream = stack.enter_context(path.open("rb"))  # of several pickles; then come the tensors
+        while True:
+            for instruction, argument, _ in pickletools.genops(stream):
+                if "UNICODE" in instruction.name:
+                    words = [*words[-1:], str(argument)]
+                elif instruction.name == "GLOBAL":
+                    found.add(str(argument).replace(" ", "."))
+                elif instruction.name == "STACK_GLOBAL":
+                    found.add(".".join(words))
+    return sorted(name for name in found if not name.startswith(("torch.", "collections.", "_codecs.")))
+
+
+def _from_safetensors(path: Path, values: bool) -> _Content:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if values:
+                return _Content({name: file.get_tensor(name) for name in names}, {})
+            # no values: shapes alone, under a type that passes for weights
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            return _Content({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, {})
+    except Exception as error:  # safetensors has errors of its own, and a header may hold anything
+        size, announced = path.stat().st_size, _announced_size(path)
+        if announced is not None and size < announced:
+            raise _refusal(
+                path, f"it ends after {size:,} of {announced:,} bytes: it was not received completely."
+            ) from error
+        raise _refusal(path, f"it begins like safetensors, but is damaged ({error}).") from error
+
+
+def _announced_size(path: Path) -> int | None:
+    """Bytes that a safetensors file should have, by its header."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            return length + 8 if length < 100_000_000 else None  # safetensors' own limit
+        try:
+            header = json.loads(file.read(length))
+            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            return 8 + length + max(ends, default=0)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+
+# ------------------------------------------------------------------ what it is
+
+
+def _describe(path: Path, values: bool) -> tuple[Description, _Content]:
+    content = _load(path, values)
+    family, shares = _family(content.tensors)
+    if family is None:
+        nearest = max(shares, key=lambda one: shares[one])
+        raise _refusal(
+            path,
+            f"its weights ({_some(content.tensors)}) are of another model. The nearest that is known, "
+            f"{TITLES[nearest]}, has names such as {_some(_landmarks(nearest))}; {shares[nearest]:.0%} of its names "
+            "are here.",
+            "Known are BEATs and EAT, as their authors published them.",
+        )
+    found = (_describe_beats if family == "beats" else _describe_eat)(path, content)
+    used = [content.tensors[original] for original in content.names.values()]
+    for name, original in content.names.items():
+        value = content.tensors[original]
+        if not value.is_floating_point() or value.layout is not torch.strided:
+            raise _refusal(path, f"{name} holds {str(value.dtype).removeprefix('torch.')}, not floating-point numbers.")
+    needed, there = sum(value.numel() * value.element_size() for value in used), path.stat().st_size
+    if content.tensors and used[0].device.type != "meta" and needed > 2 * there:  # shared tables count twice
+        raise _refusal(path, f"its tensors would fill {needed:,} bytes, but the file has {there:,}.")
+    return found, content
+
+
+def _family(names: Collection[str]) -> tuple[str | None, dict[str, float]]:
+    """The family that at least half of the names are of, and the share of each family's names that is here."""
+    here = {"beats": {_pattern(name) for name in names}, "eat": {_pattern(_eat_name(name)) for name in names}}
+    shares = {}
+    for family, found in here.items():
+        known = {_pattern(name) for name in _landmarks(family)}
+        shares[family] = len(known & found) / len(known)
+    best = max(shares, key=lambda family: shares[family])
+    return (best if shares[best] >= 0.5 else None), shares
+
+
+def _landmarks(family: str) -> list[str]:
+    """All names of a one-layer model of a family; those that tell most come first."""
+    if family == "beats":
+        sizes = dict.fromkeys(
+            ("encoder_embed_dim", "encoder_ffn_embed_dim", "encoder_attention_heads", "num_buckets", "conv_pos"), 1
+        )
+        flags = {"relative_position_embedding": True, "gru_rel_pos": True}
+        plan = {"encoder_layers": 1, "embed_dim": 2, "input_patch_size": 1, "conv_pos_groups": 1}
+        return list(_beats_shapes(sizes | flags | plan, None))
+    return list(_eat_shapes({"embed_dim": 1, "depth": 1, "mlp_ratio": 1, "max_length": 1, "patch_size": 1}, None))
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r"\d+", "#", name)
+
+
+def _compare(path: Path, family: str, content: _Content, expected: Shapes, optional: Collection[str] = ()) -> None:
+    """Names and shapes must be the expected ones, neither more nor less."""
+    here = {name: tuple(content.tensors[original].shape) for name, original in content.names.items()}
+    problems = {
+        "Missing": [name for name in expected if name not in here and name not in optional],
+        "Not part of it": [name for name in here if name not in expected],
+        "Of another shape": [
+            f"{name} ({_by(here[name])} instead of {_by(shape)})"
+            for name, shape in expected.items()
+            if name in here and here[name] != shape
+        ],
+    }
+    told = " ".join(f"{what}: {_some(names)}." for what, names in problems.items() if names)
+    if any(name.startswith("quantize") for name in problems["Not part of it"]):
+        raise _refusal(
+            path,
+            f"it is a tokenizer of {TITLES[family]}, which made the targets of the pre-training.",
+            "Take the pre-trained model from the same table.",
+        )
+    if told:
+        raise _refusal(path, f"it looks like {TITLES[family]}, but its weights do not fit its configuration. {told}")
+
+
+# ------------------------------------------------------------------ BEATs
+
+
+def _describe_beats(path: Path, content: _Content) -> Description:
+    content.names = {name: name for name in content.tensors}
+    config = content.top.get("cfg")
+    if not isinstance(config, dict):
+        raise _refusal(path, 'it holds weights of BEATs, but no configuration ("cfg"), which cannot be told from them.')
+    whole = (
+        "encoder_layers",
+        "encoder_embed_dim",
+        "encoder_ffn_embed_dim",
+        "encoder_attention_heads",
+        "embed_dim",
+        "input_patch_size",
+        "conv_pos",
+        "conv_pos_groups",
+    )
+    needed = (*whole, "num_buckets") if config.get("relative_position_embedding") else whole
+    for key in needed:
+        if not _is_size(config.get(key)):
+            raise _refusal(
+                path, f"its configuration has {key} = {config.get(key)!r}, where a positive whole number is due."
+            )
+    _divides(path, config, "encoder_attention_heads", "encoder_embed_dim")
+    _divides(path, config, "conv_pos_groups", "encoder_embed_dim")
+    fine_tuned = bool(config.get("finetuned_model", False))
+    predictor = content.tensors.get("predictor.weight")
+    classes = None
+    if fine_tuned or predictor is not None:
+        classes = config.get("predictor_class")
+        if not _is_size(classes) or not fine_tuned:
+            raise _refusal(
+                path,
+                f"it has a classifier, but its configuration has finetuned_model = {fine_tuned}, "
+                f"predictor_class = {classes!r}.",
+            )
+    copies = [
+        f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(1, config["encoder_layers"])
+    ]
+    _compare(path, "beats", content, _beats_shapes(config, classes), optional=copies)
+    return Description(family="beats", format="beats", config={"finetuned_model": False} | config, classes=classes)
+
+
+def _beats_shapes(config: Mapping[str, Any], classes: int | None) -> Shapes:
+    width, ffn, heads = (config[f"encoder_{key}"] for key in ("embed_dim", "ffn_embed_dim", "attention_heads"))
+    patch, side, kernel = config["embed_dim"], config["input_patch_size"], config["conv_pos"]
+    shapes: Shapes = {
+        "patch_embedding.weight": (patch, 1, side, side),
+        "encoder.pos_conv.0.bias": (width,),
+        "encoder.pos_conv.0.weight_g": (1, 1, kernel),
+        "encoder.pos_conv.0.weight_v": (width, width // config["conv_pos_groups"], kernel),
+        **_affine("layer_norm", patch),
+        **_affine("encoder.layer_norm", width),
+    }
+    if config.get("conv_bias"):
+        shapes["patch_embedding.bias"] = (patch,)
+    if patch != width:
+        shapes |= _affine("post_extract_proj", width, patch)
+    for i in range(config["encoder_layers"]):
+        layer = f"encoder.layers.{i}"
+        if config.get("relative_position_embedding"):
+            shapes[f"{layer}.self_attn.relative_attention_bias.weight"] = (config["num_buckets"], heads)
+            if config.get("gru_rel_pos"):
+                shapes[f"{layer}.self_attn.grep_a"] = (1, heads, 1, 1)
+                shapes |= _affine(f"{layer}.self_attn.grep_linear", 8, width // heads)
+        for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            shapes |= _affine(f"{layer}.self_attn.{projection}", width, width)
+        shapes |= _affine(f"{layer}.fc1", ffn, width) | _affine(f"{layer}.fc2", width, ffn)
+        shapes |= _affine(f"{layer}.self_attn_layer_norm", width) | _affine(f"{layer}.final_layer_norm", width)
+    if classes is not None:
+        shapes |= _affine("predictor", classes, width)
+    return shapes
+
+
+def _labels(path: Path, labels: Any, classes: int | None) -> dict[int, str] | None:
+    if labels is None or classes is None:
+        return None
+    if not isinstance(labels, dict) or {*labels} != {*range(classes)}:
+        raise _refusal(path, f"its label_dict does not name the classes 0 to {classes - 1} of its classifier.")
+    return {number: str(labels[number]) for number in range(classes)}
+
+
+# ------------------------------------------------------------------ EAT
+
+
+def _eat_name(name: str) -> str:
+    """The canonical name; of the pre-training's decoder it begins with ``decoder.``."""
+    name = name.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
+    return name.replace("context_encoder.norm.", "pre_norm.", 1) if name.startswith("context_encoder.") else name
+
+
+def _describe_eat(path: Path, content: _Content) -> Description:
+    for original in content.tensors:
+        name = _eat_name(original)
+        if name in content.names:
+            raise _refusal(path, f"two of its tensors mean {name}: {content.names[name]} and {original}.")
+        if not name.startswith("decoder."):
+            content.names[name] = original
+    fairseq = any("modality_encoders.IMAGE." in original for original in content.tensors)
+    stated = _stated_by_fairseq(content.top.get("cfg")) if fairseq else _stated_beside(path)
+    config, notes = _eat_config(path, content, stated)
+    head = content.tensors.get(content.names.get("head.weight", ""))
+    fine_tuned = head is not None or "fc_norm.weight" in content.names
+    classes = head.shape[0] if head is not None and head.dim() == 2 else 1
+    config["model_variant"] = "finetune" if fine_tuned else "pretrain"  # published config.json files are wrong here
+    _compare(path, "eat", content, _eat_shapes(config, classes if fine_tuned else None))
+    return Description(
+        family="eat",
+        format="eat-fairseq" if fairseq else "eat-huggingface",
+        config=config,
+        classes=classes if fine_tuned else None,
+        notes=notes,
+    )
+
+
+def _eat_config(path: Path, content: _Content, stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Sizes as the tensors have them, which a stated configuration must not contradict; the rest as stated."""
+
+    def shape(name: str, dimensions: int) -> tuple[int, ...]:
+        original = content.names.get(name)
+        if original is None:
+            raise _refusal(path, f"it looks like EAT, but misses {name}.")
+        found = tuple(content.tensors[original].shape)
+        if len(found) != dimensions or 0 in found:
+            raise _refusal(path, f"it looks like EAT, but {name} has the shape {_by(found)}.")
+        return found
+
+    width, _, side, _ = shape("local_encoder.proj.weight", 4)
+    hidden = shape("blocks.0.mlp.fc1.weight", 2)[0]
+    places = shape("fixed_positional_encoder.positions", 3)[1]
+    blocks = {int(match[1]) for name in content.names if (match := re.match(r"blocks\.(\d{1,4})\.", name))}
+    sizes = {"embed_dim": width, "depth": len(blocks), "mlp_ratio": hidden / width, "patch_size": side}
+    sizes["max_length"] = places // BANDS
+    for key, value in sizes.items():
+        if stated.get(key) not in (None, value):
+            raise _refusal(path, f"its configuration says {key} = {stated[key]!r}, but its weights have {value:g}.")
+    heads = stated.get("num_heads")
+    notes: tuple[str, ...] = ()
+    if heads is None:
+        heads = max(1, width // HEAD_WIDTH)
+        notes = (f"No configuration was found; {heads} attention heads of width {HEAD_WIDTH} are assumed.",)
+    if not _is_size(heads) or width % heads:
+        raise _refusal(path, f"{heads!r} attention heads do not divide a width of {width}.")
+    rest = {"num_heads": heads, "norm_eps": 1e-6, "layer_norm_first": False}
+    return sizes | rest | {key: stated[key] for key in rest if stated.get(key) is not None}, notes
+
+
+def _stated_by_fairseq(config: Any) -> dict[str, Any]:
+    """The keys of `Description.config` that fairseq's configuration has; {} where there is none."""
+    try:
+        model = config["model"]
+        if "pretrained_model_args" in model:  # a fine-tuned model's own settings are those of its training
+            model = model["pretrained_model_args"]["model"]
+        image = model["modalities"]["image"]
+        own = {key: model.get(key) for key in ("embed_dim", "depth", "num_heads", "norm_eps", "layer_norm_first")}
+        return (
+            own | {key: image.get(key) for key in ("patch_size", "max_length")} | {"mlp_ratio": model.get("mlp_ratio")}
+        )
+    except (AttributeError, LookupError, TypeError):
+        return {}
+
+
+def _stated_beside(path: Path) -> dict[str, Any]:
+    """Hugging Face's configuration: ``<name>_config.json`` or ``config.json`` in the same folder, if it is EAT's."""
+    for file in (path.with_name(f"{path.stem}_config.json"), path.with_name("config.json")):
+        if file.is_file():
+            stated = read_json(file)
+            if isinstance(stated, dict) and stated.get("model_type") == "eat":
+                return stated
+    return {}
+
+
+def _eat_shapes(config: Mapping[str, Any], classes: int | None) -> Shapes:
+    width, side = config["embed_dim"], config["patch_size"]
+    hidden = round(width * config["mlp_ratio"])
+    shapes: Shapes = {
+        "local_encoder.proj.weight": (width, 1, side, side),
+        "local_encoder.proj.bias": (width,),
+        "extra_tokens": (1, 1, width),
+        "fixed_positional_encoder.positions": (1, BANDS * config["max_length"], width),
+        **_affine("pre_norm", width),
+    }
+    for i in range(config["depth"]):
+        block = f"blocks.{i}"
+        shapes |= _affine(f"{block}.attn.qkv", 3 * width, width) | _affine(f"{block}.attn.proj", width, width)
+        shapes |= _affine(f"{block}.mlp.fc1", hidden, width) | _affine(f"{block}.mlp.fc2", width, hidden)
+        shapes |= _affine(f"{block}.norm1", width) | _affine(f"{block}.norm2", width)
+    if classes is not None:
+        shapes |= _affine("fc_norm", width) | _affine("head", classes, width)
+    return shapes
+
+
+# ------------------------------------------------------------------ words
+
+
+def _affine(name: str, out: int, *into: int) -> Shapes:
+    """A linear layer, or without an input size a normalisation."""
+    return {f"{name}.weight": (out, *into), f"{name}.bias": (out,)}
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1_000_000
+
+
+def _divides(path: Path, config: Mapping[str, Any], part: str, whole: str) -> None:
+    if config[whole] % config[part]:
+        raise _refusal(
+            path, f"its configuration has {whole} = {config[whole]}, which {part} = {config[part]} does not divide."
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = [name[:80] for name in names]
+    more = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
+    return ", ".join(listed[:MOST]) + more
+
+
+def _by(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "a single number"
+
+
+def _refusal(path: Path, why: str, advice: str = "") -> AsdError:
+    advice = advice or "Get it again; `python -m asd_core weights list` tells where from."
+    return AsdError(f"{path} cannot be used as a checkpoint: {why} {advice}")

@@ -2,13 +2,14 @@
 
 A rule is fitted to the scores that normal clips get when they are held out (leave-one-out or k-fold); a clip is
 called anomalous when its score lies strictly above the threshold. One threshold serves both domains of a machine.
+A transductive rule is fitted to the (unlabelled) scores of the test clips instead.
 """
 
 from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 
@@ -23,22 +24,31 @@ class Decision(ABC):
     when something about it should be known ("" otherwise).
     """
 
-    transductive = False  # True: the rule looks at the scores of the whole test set
+    name: ClassVar[str]
+    transductive: ClassVar[bool] = False  # True: the rule learns from the scores of the whole test set
     threshold_: float
     notice_: str = ""
 
-    def fit(self, training: np.ndarray, batch: np.ndarray | None = None) -> Self:
+    def fit(self, training: np.ndarray, batch: np.ndarray | None = None, test: np.ndarray | None = None) -> Self:
         """Learn the threshold.
 
         Args:
             training: (N,) held-out scores of normal training clips
             batch: (M,) mean scores of training mini-batches, for rules that imitate the official code
+            test: (K,) scores of the whole test set, for transductive rules; the others do not look at it
 
         Raises:
-            AsdError: there are no scores, or some are not finite.
+            AsdError: there are no scores, or some are not finite; a transductive rule got no test scores.
         """
         self.notice_ = ""
         checked = _finite(training, "training scores")
+        if self.transductive:
+            if test is None:
+                raise AsdError(
+                    f"The rule {self.name} needs the scores of the whole test set, so it cannot judge clips one by "
+                    f"one. Use the rule percentile, which learns from training clips."
+                )
+            checked = _finite(test, "test scores")
         self.threshold_ = self._threshold(checked, None if batch is None else _finite(batch, "mini-batch scores"))
         return self
 
@@ -48,7 +58,7 @@ class Decision(ABC):
 
     @abstractmethod
     def _threshold(self, training: np.ndarray, batch: np.ndarray | None) -> float:
-        """The threshold for checked scores, (N,) and (M,) float64."""
+        """The threshold for checked scores, (N,) and (M,) float64. A transductive rule gets test scores for `training`."""
 
 
 class Percentile(Decision):
@@ -61,6 +71,14 @@ class Percentile(Decision):
 
     def _threshold(self, training: np.ndarray, batch: np.ndarray | None) -> float:
         return float(np.quantile(training, self.q))
+
+
+class TransductivePercentile(Percentile):
+    """The q-quantile of the test scores: the share 1 − q of the test clips is flagged, whatever they are.
+    (Submissions of the UNIS team, q = 0.9.)"""
+
+    name = "test_percentile"
+    transductive = True
 
 
 class Gamma(Decision):

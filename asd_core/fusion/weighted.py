@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 
 from asd_core.fusion.base import Fusion
+from asd_core.fusion.normalise import NORMALISATIONS, Normalise
 from asd_core.types import AsdError
 
 
@@ -15,15 +16,17 @@ class Weighted(Fusion):
 
     Args:
         weights: one per branch, none negative; default: equal.
-        normalise: "none" as they are; "ztrain" (s − mean) / deviation of the training-normal scores.
+        normalise: "none" as they are; "ztrain" (s − mean) / deviation of the training-normal scores; "ecdf" the share
+            of training-normal scores that are lower; "rank_test" the rank in the test set (transductive).
     """
 
     name = "weighted"
 
-    def __init__(self, weights: list[float] | None = None, normalise: Literal["none", "ztrain"] = "none") -> None:
+    def __init__(self, weights: list[float] | None = None, normalise: Normalise = "none") -> None:
         if weights is not None and (min(weights) < 0 or sum(weights) <= 0):
             raise ValueError(f"weights must not be negative and not all zero, got {weights}")
         self.weights, self.normalise = weights, normalise
+        self.transductive = NORMALISATIONS[normalise].transductive
 
     def fit(self, training: np.ndarray) -> Self:
         streams = training.shape[1]
@@ -33,13 +36,8 @@ class Weighted(Fusion):
                 f"fusion: {len(weights)} weights for {streams} branches. Give one weight per branch, or none."
             )
         self.weights_ = weights / weights.sum()
-        self.mean_, self.deviation_ = np.zeros(streams), np.ones(streams)
-        if self.normalise == "ztrain":
-            self.mean_ = training.mean(axis=0)
-            deviation = training.std(axis=0)
-            varies = deviation > 1e-9 * np.abs(training).max(axis=0)  # equal scores deviate by rounding only
-            self.deviation_ = np.where(varies, deviation, 1.0)
+        self.normalise_ = NORMALISATIONS[self.normalise]().fit(training)
         return self
 
     def fuse(self, scores: np.ndarray) -> np.ndarray:
-        return ((scores - self.mean_) / self.deviation_) @ self.weights_
+        return self.normalise_(scores) @ self.weights_

@@ -64,6 +64,11 @@ def is_target(train: EmbeddingSet) -> np.ndarray:
     return train.domains == TARGET
 
 
+def on_sphere(x: np.ndarray) -> np.ndarray:
+    """(N, D) rows of length 1; rows of zeros stay."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
 def folds(train: EmbeddingSet, count: int = 5) -> np.ndarray:
     """(N,) fold numbers 0…count−1, dealt out in turn inside each domain: the same for the same clips."""
     fold = np.empty(len(train), dtype=int)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-import faiss
 import numpy as np
 from imblearn.over_sampling import SMOTE
 
-from asd_core.scorers.base import Scorer, is_target
+from asd_core.scorers.banks import Bank, Metric
+from asd_core.scorers.base import Scorer, is_target, on_sphere
+from asd_core.scorers.density import Density, DensityBank
 from asd_core.types import EmbeddingSet
-
-Metric = Literal["euclidean", "cosine", "chord"]
 
 
 class KNN(Scorer):
@@ -31,6 +30,15 @@ class KNN(Scorer):
         smote: oversample the target clips to this fraction of the source clips (report of Northeastern
             University: 0.1), with smote_k neighbours. A target clip that is left out takes no part in the
             oversampling either: rows made from it would lie next to it.
+        smote_round: of a fraction of a clip; 990 source clips and 0.25 give 247 target rows "down" (the library and
+            the dcase-asd-toolkit) and 248 "nearest" (the UNIS team).
+        clip_zscore: bring the entries of each embedding to mean 0 and deviation 1 first (report of HFU, "sera").
+        deviation: what "zscore" divides by: each domain's "own" deviation, that of the target domain being at least
+            half that of the source, or the "target" deviation for both domains (code of the UNIS team).
+        density: divide distances by the local density of the bank, see `density`: "matched" or "ratio"; the UNIS team
+            has "ratio" with domains "min", K 16 and 9, and sums.
+        density_k: K of that density; density_k_target: in a target bank of its own (default density_k).
+        density_scale: "mean" or "sum" of the K distances. Sums over different K tilt the two banks against each other.
     """
 
     name = "knn"
@@ -46,6 +54,13 @@ class KNN(Scorer):
         smote: float | None = None,
         smote_k: int = 2,
         smote_seed: int = 0,
+        smote_round: Literal["down", "nearest"] = "down",
+        clip_zscore: bool = False,
+        deviation: Literal["own", "target"] = "own",
+        density: Literal["matched", "ratio"] | None = None,
+        density_k: int = 4,
+        density_k_target: int | None = None,
+        density_scale: Literal["mean", "sum"] = "mean",
     ) -> None:
         if k < 1 or smote_k < 1 or (k_target is not None and k_target < 0):
             raise ValueError(
@@ -53,28 +68,43 @@ class KNN(Scorer):
             )
         if smote is not None and not 0 < smote <= 1:
             raise ValueError(f"smote must be a fraction of the source clips in (0, 1], got {smote}")
+        if density_k < 1 or (density_k_target is not None and density_k_target < 1):
+            raise ValueError(f"density_k and density_k_target must be at least 1, got {density_k}, {density_k_target}")
+        if density is not None and smote is not None:
+            raise ValueError("density and smote exclude each other: synthetic rows would make their domain look dense")
         self.metric, self.k, self.k_target = metric, k, k if k_target is None else k_target
-        self.domains, self.standardise = domains, standardise
-        self.smote, self.smote_k, self.smote_seed = smote, smote_k, smote_seed
+        self.domains, self.standardise, self.clip_zscore, self.deviation = domains, standardise, clip_zscore, deviation
+        self.smote, self.smote_k, self.smote_seed, self.smote_round = smote, smote_k, smote_seed, smote_round
+        self.density, self.density_k, self.density_scale = density, density_k, density_scale
+        self.density_k_target = density_k if density_k_target is None else density_k_target
 
     def _fit(self, train: EmbeddingSet) -> None:
-        self.scale_ = Standardiser(train.x) if self.standardise else None
+        x = zscored(train.x) if self.clip_zscore else train.x
+        self.scale_ = Standardiser(x) if self.standardise else None
         self.x_ = self._prepared(train.x)
         target = is_target(train)
-        few = min(target.sum(), (~target).sum()) < 3  # two clips have one distance: no deviation to divide by
-        if self.domains == "pooled" or (self.domains == "zscore" and few):
-            groups = [(np.ones(len(target), dtype=bool), self.k)]
-        else:
-            groups = [(~target, self.k), (target, self.k_target)]
-        self.banks_ = [Bank(self.x_, rows, k, self.metric) for rows, k in groups if k and rows.any()]
+        fewest = min(target.sum(), (~target).sum())
+        few = fewest < 3  # two clips have one distance: no deviation to divide by
+        alone = self.density is not None and fewest == 1  # one clip has no density of its own
+        unused = target.all() and self.k_target == 0
+        groups = [(~target, self.k, self.density_k), (target, self.k_target, self.density_k_target)]
+        if self.domains == "pooled" or (self.domains == "zscore" and few) or alone or unused:
+            groups = [(np.ones(len(target), dtype=bool), self.k, self.density_k)]
+        self.banks_ = [self._bank(rows, k, density_k) for rows, k, density_k in groups if k and rows.any()]
         self.moments_ = [(0.0, 1.0)] * len(self.banks_)
         if self.domains == "zscore" and not few:
             own = [bank.leave_one_out()[bank.rows] for bank in self.banks_]
             floor = own[0].std() / 2  # ten target clips may lie close together by chance
-            self.moments_ = [(d.mean(), max(d.std(), floor) or 1.0) for d in own]
+            deviations = [max(d.std(), floor) if self.deviation == "own" else own[-1].std() for d in own]
+            self.moments_ = [(d.mean(), by or 1.0) for d, by in zip(own, deviations, strict=True)]
         if self.smote is not None:
             extra = self._synthetic(np.ones(len(target), dtype=bool))
             self.banks_ = [bank.with_rows(extra) if (bank.rows & target).any() else bank for bank in self.banks_]
+
+    def _bank(self, rows: np.ndarray, k: int, density_k: int) -> Bank:
+        if self.density is None:
+            return Bank(self.x_, rows, k, self.metric)
+        return DensityBank(self.x_, rows, k, self.metric, Density(self.density, density_k, self.density_scale))
 
     def _score(self, x: np.ndarray) -> np.ndarray:
         x = self._prepared(x)
@@ -100,17 +130,17 @@ class KNN(Scorer):
         """Oversampled target rows, made from the training clips in `rows` (N,) bool."""
         assert self.smote is not None
         target = is_target(self.train_)[rows]
-        return self._normalised(oversample(self.x_[rows], target, self.smote, self.smote_k, self.smote_seed))
+        options = (self.smote, self.smote_k, self.smote_seed, self.smote_round)
+        return self._normalised(oversample(self.x_[rows], target, *options))
 
     def _prepared(self, x: np.ndarray) -> np.ndarray:
+        x = zscored(x) if self.clip_zscore else x
         return self._normalised(x if self.scale_ is None else self.scale_(x))
 
     def _normalised(self, x: np.ndarray) -> np.ndarray:
         """(N, D) float32, on the unit sphere unless the metric is Euclidean."""
         x = np.asarray(x, dtype=np.float32)
-        if self.metric == "euclidean":
-            return np.ascontiguousarray(x)
-        return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        return np.ascontiguousarray(x) if self.metric == "euclidean" else on_sphere(x)
 
 
 class Standardiser:
@@ -125,68 +155,24 @@ class Standardiser:
         return (x - self.mean) / self.deviation
 
 
-class Bank:
-    """The rows of a training matrix (N, D) that may be neighbours, and perhaps some that are not of it."""
-
-    def __init__(self, x: np.ndarray, rows: np.ndarray, k: int, metric: Metric) -> None:
-        self.training, self.rows, self.k, self.metric = x, rows, k, metric
-        self.x = x[rows]
-
-    def with_rows(self, extra: np.ndarray) -> Bank:
-        """The same bank with synthetic rows (M, D)."""
-        grown = Bank(self.training, self.rows, self.k, self.metric)
-        grown.x = np.concatenate([self.x, extra])
-        return grown
-
-    def distances(self, x: np.ndarray) -> np.ndarray:
-        """(M,) mean distance to the k nearest rows."""
-        index = nearest(x, self.x, min(self.k, len(self.x)))
-        return pair_distances(x, self.x, index, self.metric).mean(axis=1)
-
-    def leave_one_out(self) -> np.ndarray:
-        """(N,) the same for the training matrix, each clip without itself; infinite where nothing else is."""
-        result = self.distances(self.training)
-        if len(self.x) == 1:
-            result[self.rows] = np.inf
-            return result
-        own = self.training[self.rows]
-        index = nearest(own, self.x, min(self.k + 1, len(self.x)))
-        itself = index == np.arange(len(own))[:, None]
-        itself[~itself.any(axis=1), -1] = True  # duplicates crowded it out: leave out the farthest instead
-        others = index[~itself].reshape(len(own), -1)
-        result[self.rows] = pair_distances(own, self.x, others, self.metric).mean(axis=1)
-        return result
+def zscored(x: np.ndarray) -> np.ndarray:
+    """(N, D) float64: each row less its mean, divided by its deviation."""
+    x = x.astype(np.float64)
+    return (x - x.mean(axis=1, keepdims=True)) / (x.std(axis=1, keepdims=True) + 1e-6)
 
 
-def nearest(x: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
-    """(N, k) row numbers of the nearest `bank` rows, exact Euclidean search in float32, nearest first."""
-    index = faiss.IndexFlatL2(bank.shape[1])
-    index.add(np.ascontiguousarray(bank, dtype=np.float32))
-    return index.search(np.ascontiguousarray(x, dtype=np.float32), k)[1]
-
-
-def pair_distances(x: np.ndarray, bank: np.ndarray, index: np.ndarray, metric: Metric) -> np.ndarray:
-    """(N, k) distances between x[i] and bank[index[i, j]], in float64: the search's own ‖x‖² + ‖y‖² − 2⟨x, y⟩
-    loses half the digits for near neighbours."""
-    distance = np.empty(index.shape)
-    for j in range(index.shape[1]):
-        difference = x.astype(np.float64) - bank[index[:, j]]
-        distance[:, j] = np.sqrt(np.einsum("nd,nd->n", difference, difference))
-    if metric == "chord":
-        return distance / 2
-    if metric == "cosine":
-        return distance**2 / 4  # ‖x̂ − ŷ‖² = 2(1 − ⟨x̂, ŷ⟩)
-    return distance
-
-
-def oversample(x: np.ndarray, target: np.ndarray, ratio: float, k: int, seed: int) -> np.ndarray:
-    """Synthetic target rows (M, D) by SMOTE, so that target is `ratio` of source (rounded down).
+def oversample(
+    x: np.ndarray, target: np.ndarray, ratio: float, k: int, seed: int, rounding: Literal["down", "nearest"] = "down"
+) -> np.ndarray:
+    """Synthetic target rows (M, D) by SMOTE, so that target is `ratio` of source.
 
     None are made when the target already reaches the ratio, or has too few rows to interpolate.
     """
-    n_source, n_target = int((~target).sum()), int(target.sum())
-    if n_target <= k or int(ratio * n_source) <= n_target:
+    n_target = int(target.sum())
+    wanted = ratio * int((~target).sum())
+    rows = round(wanted) if rounding == "nearest" else int(wanted)
+    if n_target <= k or rows <= n_target:
         return np.empty((0, x.shape[1]), dtype=x.dtype)
-    smote = SMOTE(sampling_strategy=ratio, k_neighbors=k, random_state=seed)
+    smote = SMOTE(sampling_strategy={1: rows}, k_neighbors=k, random_state=seed)
     grown, _ = smote.fit_resample(x, target.astype(int))
     return grown[len(x) :]

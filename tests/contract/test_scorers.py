@@ -12,6 +12,21 @@ VARIANTS = [
     {"name": "knn", "metric": "chord", "domains": "zscore"},
     {"name": "knn", "metric": "euclidean", "standardise": True},
     {"name": "knn", "domains": "min", "smote": 0.5, "smote_k": 2},
+    {"name": "knn", "metric": "euclidean", "domains": "zscore", "deviation": "target", "clip_zscore": True},
+    {"name": "knn", "density": "matched"},
+    {"name": "knn", "metric": "euclidean", "k": 2, "density": "ratio", "density_k": 50},
+    {
+        "name": "knn",
+        "metric": "euclidean",
+        "domains": "min",
+        "density": "ratio",
+        "density_k": 16,
+        "density_k_target": 9,
+        "density_scale": "sum",
+    },
+    {"name": "knn", "metric": "chord", "domains": "zscore", "density": "matched"},
+    {"name": "gmm", "normalise": False},
+    {"name": "kmeans", "metric": "euclidean", "target_clips": True},
     {"name": "mahalanobis", "standardise": True},
 ]
 
@@ -19,7 +34,7 @@ VARIANTS = [
 def make(n_source: int, n_target: int, seed: int = 0, dim: int = 6) -> EmbeddingSet:
     rng = np.random.default_rng(seed)
     n = n_source + n_target
-    x = rng.normal(size=(n, dim)).astype(np.float32) + 3
+    x = rng.normal(size=(n, dim)).astype(np.float32) + np.linspace(1, 5, dim, dtype=np.float32)
     domains = np.array(["source"] * n_source + ["target"] * n_target)
     return EmbeddingSet(x, np.array([f"fan/train/{i}" for i in range(n)]), np.full(n, "00"), domains)
 
@@ -46,7 +61,7 @@ def test_scores_are_finite_float64_and_fit_returns_self(spec):
 def test_far_points_score_higher(spec):
     scorer = SCORERS.create(spec).fit(make(40, 6))
     near = make(1, 0, 2).x
-    far = -near if spec.get("metric", "cosine") != "euclidean" and spec["name"] == "knn" else near + 30
+    far = near + 30 if spec["name"] == "reconstruction" else -near - 30  # in distance, in angle and in pattern
     low, high = scorer.score(unknown(np.concatenate([near, far])))
     assert high > low
 
@@ -78,7 +93,9 @@ def test_small_and_missing_domains(spec, source, target):
 def test_constant_embeddings_stay_finite(spec):
     train = make(20, 3)
     train.x[:] = 1.0
-    assert np.isfinite(SCORERS.create(spec).fit(train).score(unknown(train.x[:4]))).all()
+    scorer = SCORERS.create(spec).fit(train)
+    assert np.isfinite(scorer.score(unknown(train.x[:4]))).all()
+    assert np.isfinite(scorer.training_scores()).all()
 
 
 def test_what_is_not_finite_is_named(spec):

@@ -11,8 +11,25 @@ NORMALS = RNG.gamma(30, 0.01, 500)
 
 
 def test_all_rules_are_found() -> None:
-    assert sorted(DECISIONS.classes) == ["gamma", "percentile"]
-    assert not any(rule.transductive for rule in DECISIONS.classes.values())
+    assert sorted(DECISIONS.classes) == ["gamma", "percentile", "test_percentile"]
+    assert [name for name, rule in DECISIONS.classes.items() if rule.transductive] == ["test_percentile"]
+
+
+def test_a_transductive_rule_flags_its_share_of_the_test_set() -> None:
+    rule = DECISIONS.create({"name": "test_percentile", "q": 0.9}).fit(NORMALS, test=NORMALS + 10)
+    assert rule.decide(NORMALS + 10).mean() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("test", [None, [], [np.nan]])
+def test_a_transductive_rule_without_test_scores_is_refused(test: list[float] | None) -> None:
+    with pytest.raises(AsdError, match=r"test scores|percentile"):
+        DECISIONS.create({"name": "test_percentile"}).fit(NORMALS, test=None if test is None else np.array(test))
+
+
+def test_gamma_takes_fused_scores_between_0_and_1() -> None:
+    """As the smaller of two training shares is (`minimum` with "ecdf")."""
+    shares = RNG.random((1000, 2)).min(axis=1)
+    assert false_alarm_rate(shares, Gamma().fit(shares).threshold_) == pytest.approx(0.1, abs=0.03)
 
 
 def test_a_clip_on_the_threshold_is_normal() -> None:

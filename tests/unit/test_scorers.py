@@ -59,6 +59,27 @@ def test_standardised_domains_by_hand():
     np.testing.assert_allclose(scores, np.min(z, axis=0), rtol=1e-5)
 
 
+def test_standardised_by_the_target_deviation():
+    """(d − μ_d)/σ_target for both domains, as the UNIS team's code has it."""
+    train, test = make(30, 6), make(5, 0, 1)
+    scores = KNN("euclidean", domains="zscore", deviation="target").fit(train).score(unknown(test.x))
+    target = train.domains == "target"
+    own = [distances(train.x[rows], train.x[rows], "euclidean") for rows in (~target, target)]
+    loo = [np.sort(d, axis=1)[:, 1] for d in own]
+    near = [distances(test.x, train.x[rows], "euclidean").min(axis=1) for rows in (~target, target)]
+    z = [(d - held_out.mean()) / loo[1].std() for d, held_out in zip(near, loo, strict=True)]
+    np.testing.assert_allclose(scores, np.min(z, axis=0), rtol=1e-5)
+
+
+def test_clip_zscore_forgets_gain_and_offset():
+    train, test = make(40, 6, dim=16), make(8, 0, 1, dim=16)
+    scorer = KNN("euclidean", clip_zscore=True).fit(train)
+    scores = scorer.score(unknown(test.x))
+    np.testing.assert_allclose(scorer.score(unknown(3 * test.x + 5)), scores, rtol=1e-4)
+    z = [(x - x.mean(axis=1, keepdims=True)) / x.std(axis=1, keepdims=True) for x in (train.x, test.x)]
+    np.testing.assert_allclose(scores, distances(z[1], z[0], "euclidean").min(axis=1), rtol=1e-4)
+
+
 def test_mahalanobis_is_affine_invariant_without_shrinkage():
     """With many clips shrinkage fades, and stretching a dimension must not change the distances."""
     train, test = make(4000, 400, dim=3), make(10, 0, 1, dim=3)
@@ -112,6 +133,11 @@ def test_a_bank_smaller_than_k_keeps_its_neighbours_for_others():
     bank = KNN("euclidean", k=3, domains="min").fit(train).banks_[1]
     expected = distances(train.x[:30], train.x[30:], "euclidean").mean(axis=1)
     np.testing.assert_allclose(bank.leave_one_out()[:30], expected, rtol=1e-5)
+
+
+def test_a_source_that_is_missing_and_a_target_that_is_not_wanted():
+    train = make(0, 5)
+    assert np.isfinite(KNN(domains="min", k_target=0).fit(train).score(unknown(train.x))).all()
 
 
 @pytest.mark.parametrize("options", [{"k": 0}, {"smote": 1.5}, {"smote": 0.1, "smote_k": 0}, {"k_target": -1}])

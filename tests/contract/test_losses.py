@@ -1,5 +1,7 @@
-"""What every registered loss must keep."""
+"""What every registered loss must keep; a new one is tested before anyone thinks of it. Losses that move centres or a
+scale in training mode keep still in evaluation mode, where most of this is checked."""
 
+import copy
 import math
 
 import pytest
@@ -11,10 +13,20 @@ from asd_core.training.losses import LOSSES
 DIM, CLASSES, BATCH = 16, 5, 12
 
 
-@pytest.fixture(params=sorted(LOSSES.classes))
+VARIANTS = [
+    *({"name": name} for name in sorted(LOSSES.classes)),
+    {"name": "subcluster_adacos", "subclusters": 1},
+    {"name": "subcluster_adacos", "dynamic": True},
+    {"name": "adaproj", "dynamic": True},
+    {"name": "arcface", "scale": 64.0, "margin": 0.2},
+    {"name": "arcface_bce", "easy_margin": True},
+]
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda spec: "-".join(map(str, spec.values())))
 def loss(request):
     torch.manual_seed(0)
-    return LOSSES.create({"name": request.param}, dim=DIM, classes=CLASSES)
+    return LOSSES.create(request.param, dim=DIM, classes=CLASSES).eval()
 
 
 @pytest.fixture
@@ -44,8 +56,11 @@ def test_a_finite_scalar_with_gradients(loss, batch):
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 1.0])
 def test_soft_labels_give_the_mixture_of_both_losses(loss, batch, weight):
-    """For the same embeddings, cross-entropy is linear in the labels."""
+    """And no label nothing, for the losses that say so; masked attributes rely on it."""
+    if not loss.linear_in_labels:
+        pytest.skip("its labels enter the logits")
     x, one = batch
+    assert loss(x, torch.zeros(BATCH, CLASSES)).item() == 0
     two = one.roll(1)
     mixed = loss(x, weight * onehot(one) + (1 - weight) * onehot(two))
     expected = weight * loss(x, onehot(one)) + (1 - weight) * loss(x, onehot(two))
@@ -67,16 +82,20 @@ def test_descending_separates_the_classes(loss, batch):
     labels, wrong = onehot(classes), onehot((classes + 1) % CLASSES)
     optimiser = torch.optim.Adam([x, *(p for p in loss.parameters() if p.requires_grad)], lr=0.05)
     first = loss(x, labels).item()
+    loss.train()
     for _ in range(100):
         optimiser.zero_grad()
         loss(x, labels).backward()
         optimiser.step()
+    loss.eval()
     assert loss(x, labels).item() < 0.5 * first
     assert loss(x, labels).item() < loss(x, wrong).item()
 
 
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("scale", [0.0, 1e-6, 1e6])
-def test_extreme_embeddings_stay_finite(loss, batch, scale):
+def test_extreme_embeddings_stay_finite(loss, batch, scale, training):
+    loss.train(training)
     x, classes = batch
     x = (x.detach() * scale).requires_grad_()
     value = loss(x, onehot(classes))
@@ -93,3 +112,28 @@ def test_any_number_of_classes(loss, classes):
     value.backward()
     assert math.isfinite(value.item())
     assert x.grad.any()
+
+
+def test_single_precision_under_autocast(loss, batch):
+    """Embeddings come in bfloat16 there; the loss is what it is for these embeddings without autocast."""
+    x, classes = batch
+    rounded = x.detach().bfloat16().requires_grad_()
+    expected = loss(rounded.detach().float(), onehot(classes))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(rounded, onehot(classes))
+    assert value.dtype == torch.float32
+    assert torch.equal(value, expected)
+    value.backward()
+    assert torch.isfinite(rounded.grad).all()
+
+
+def test_evaluation_changes_nothing_and_what_training_moved_survives_a_file(loss, batch):
+    x, classes = batch
+    fresh = copy.deepcopy(loss)
+    loss(x, onehot(classes))
+    assert all(torch.equal(a, b) for a, b in zip(loss.state_dict().values(), fresh.state_dict().values(), strict=True))
+    loss.train()
+    for _ in range(3):
+        loss(x, onehot(classes))
+    fresh.load_state_dict(loss.eval().state_dict())
+    assert torch.equal(fresh(x, onehot(classes)), loss(x, onehot(classes)))

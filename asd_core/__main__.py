@@ -123,6 +123,8 @@ def run(
             )
             return
         outcome = local.run(tasks, context, progress)
+    if not outcome.main:  # one of several processes; another one tells
+        return
     terminal.err.print(f"{outcome.computed} tasks computed, {outcome.reused} reused.")
     finished = [t.spec["run_id"] for t in tasks if t.kind == "run"]
     _show_runs(context.workspace, run_ids=finished)

@@ -122,7 +122,7 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {
         "run_id": record["run_id"],
         "system": record["system"],
-        "title": record.get("title", record["system"]),
+        "title": record.get("title", record["system"]) + (" (transductive)" if record.get("transductive") else ""),
         "data": record["data"]["name"],
         "kind": record["data"]["kind"],
         "profile": record["profile"],

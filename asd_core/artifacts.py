@@ -37,7 +37,7 @@ from asd_core.files import read_json, write_json, write_with
 from asd_core.types import AsdError, EmbeddingSet
 
 RECORDED_PACKAGES = (
-    *("numpy", "scipy", "scikit-learn", "imbalanced-learn", "faiss-cpu", "torch", "accelerate"),
+    *("numpy", "scipy", "scikit-learn", "imbalanced-learn", "faiss-cpu", "torch", "accelerate", "peft"),
     *("librosa", "soundfile", "soxr"),
 )
 

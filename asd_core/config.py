@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from asd_core.registry import did_you_mean
 from asd_core.types import AsdError
@@ -67,16 +67,72 @@ class Report(Strict):
     title: str = ""
 
 
-class Train(Strict):
+class Constant(Strict):
+    """The learning rate stays as it is."""
+
+    name: Literal["constant"] = "constant"
+
+
+class StepDecay(Strict):
+    """The learning rate is multiplied by `factor` after every `epochs` epochs."""
+
+    name: Literal["step"]
     epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
+    factor: float = Field(gt=0, le=1)
+
+
+class Cosine(Strict):
+    """The learning rate falls to `lowest` along half a cosine."""
+
+    name: Literal["cosine"]
+    lowest: float = Field(default=0.0, ge=0)
+
+
+SCHEDULES = ("constant", "step", "cosine")
+
+
+def _named_schedule(value: Any) -> Any:
+    """A name alone, as in `schedule: cosine`, stands for that schedule with its defaults."""
+    values = {"name": value} if isinstance(value, str) else value
+    if isinstance(values, dict) and (name := values.get("name")) not in SCHEDULES:
+        guess = did_you_mean(str(name), SCHEDULES)
+        raise ValueError(f"a schedule is a name, or {{name: …}}, of {', '.join(SCHEDULES)}.{guess}")
+    return values
+
+
+Schedule = Annotated[Constant | StepDecay | Cosine, Field(discriminator="name")]
+
+
+class Train(Strict):
+    """How a network is trained. A learning rate begins with a linear warm-up from 0, if there is one, and then
+    follows the schedule."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)  # examples per step, over all processes
     lr: float = Field(gt=0)
+    lr_encoder: float | None = Field(default=None, gt=0)  # of pretrained parameters; default: lr
+    layer_decay: float = Field(default=1.0, gt=0, le=1)  # of lr_encoder, per block between a parameter and the output
+    schedule: Annotated[Schedule, BeforeValidator(_named_schedule)] = Constant()
+    warmup_steps: int | None = Field(default=None, ge=0)
+    warmup_epochs: float | None = Field(default=None, ge=0)
     optimizer: Literal["adam", "adamw"] = "adamw"
     weight_decay: float = Field(default=0.01, ge=0)  # of adamw
+    accumulate: int = Field(default=1, ge=1)  # parts a batch is computed in, one after the other, to save memory
     clip_norm: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)  # epochs without a better held-out loss; then the best is kept
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged weights that are kept
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # auto: bf16 on a GPU that has it
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        if self.warmup_steps is not None and self.warmup_epochs is not None:
+            raise ValueError("give warmup_steps or warmup_epochs, not both")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate {self.accumulate} would cut a batch of {self.batch_size} into empty parts")
+        if isinstance(self.schedule, Cosine) and self.schedule.lowest > self.lr:
+            raise ValueError(f"schedule.lowest {self.schedule.lowest:g} is above the learning rate {self.lr:g}")
+        return self
 
 
 class Encoder(Strict):
@@ -87,6 +143,8 @@ class Encoder(Strict):
     scope: Literal["machine", "dataset"]  # one model per machine, or one for all machines
     objective: Component
     train: Train
+    start: Encoder | None = None  # an earlier training whose weights this one starts from
+    notice: str = ""  # what everybody who reads its results should know
 
 
 class Branch(Strict):
@@ -97,6 +155,7 @@ class Branch(Strict):
     view: Component | None = None  # default: the encoder's
     output: str = "clip"  # which output of the encoder is scored
     scorer: Component
+    stream: str | None = None  # scores of branches of one stream are averaged as they are before the fusion
     # added to the run's seed, so that a system may hold several trainings
     seed: int = Field(default=0, ge=0, le=MAX_SEED)
 
@@ -117,6 +176,15 @@ class System(Strict):
     branches: list[Branch] = Field(min_length=1)
     fusion: Component = Component(name="weighted")
     decision: Component = Component(name="percentile")
+    variants: dict[str, dict[str, Any]] = {}  # what "<name>+<variant>" changes, key by key; a list as a whole
+
+    @property
+    def streams(self) -> list[tuple[str, list[str]]]:
+        """What is fused, in order: the name of a stream and the branches whose scores it averages."""
+        streams: dict[str, list[str]] = {}
+        for branch in self.branches:
+            streams.setdefault(branch.stream or branch.name, []).append(branch.name)
+        return list(streams.items())
 
     @model_validator(mode="after")
     def _branches_fit(self) -> Self:
@@ -138,6 +206,9 @@ class Overlay(Strict):
     backbone: dict[str, Any] = {}
     objective: dict[str, Any] = {}
     train: dict[str, Any] = {}
+    start: Encoder | None = None  # takes the place of published weights
+    outputs: dict[str, str] = {}  # which output of a smaller network stands for which
+    notice: str = ""
 
 
 class Profile(Strict):
@@ -148,13 +219,16 @@ class Profile(Strict):
 
 def load(model: type[M], path: Path) -> M:
     """Read one YAML file into `model`, or say in the file's own words what is wrong with it."""
+    return validate(model, _read(path), str(path))
+
+
+def _read(path: Path) -> Any:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AsdError(f"{path} does not exist.") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: not UTF-8, or the 99th of May
         raise AsdError(f"{path} is not valid YAML: {error}") from error
-    return validate(model, values, str(path))
 
 
 def validate(model: type[M], values: Any, where: str) -> M:
@@ -181,13 +255,48 @@ def system_names() -> list[str]:
 
 
 def load_system(name: str) -> System:
-    """A system of configs/systems by name, or any YAML file by path."""
+    """A system of configs/systems by name, one of its variants as "<name>+<variant>", or any YAML file by path."""
     if name.endswith((".yaml", ".yml")):
-        return load(System, Path(name))
-    system = load(System, _named(CONFIGS / "systems", "system", name))
-    if system.name != name:
-        raise AsdError(f'configs/systems/{name}.yaml calls itself "{system.name}"; both must agree.')
-    return system
+        return _load_system(Path(name))
+    base, plus, variant = name.partition("+")
+    system = _load_system(_named(CONFIGS / "systems", "system", base))
+    if system.name != base:
+        raise AsdError(f'configs/systems/{base}.yaml calls itself "{system.name}"; both must agree.')
+    return system_variant(system, variant) if plus else system
+
+
+def _load_system(path: Path) -> System:
+    """A system's file; an encoder may be given by the name of the system that spells out one of the same name."""
+    values = _read(path)
+    encoders = values.get("encoders") if isinstance(values, dict) else None
+    if not isinstance(encoders, dict):
+        encoders = {}
+    for name, given in encoders.items():
+        if isinstance(given, str):
+            known = load(System, _named(CONFIGS / "systems", "system", given)).encoders
+            if name not in known:
+                raise AsdError(f'{path}: system {given} has no encoder "{name}", only {", ".join(known) or "none"}.')
+            encoders[name] = known[name]
+    return validate(System, values, str(path))
+
+
+def system_variant(system: System, variant: str) -> System:
+    """`system` with the changes of one of its variants."""
+    if variant not in system.variants:
+        known = ", ".join(system.variants) or "none"
+        raise AsdError(
+            f'System {system.name} has no variant "{variant}". It has: {known}.'
+            + did_you_mean(variant, system.variants)
+        )
+    values = _merged(system.model_dump(exclude_unset=True), system.variants[variant])
+    values |= {"name": f"{system.name}+{variant}", "variants": {}}
+    return validate(System, values, f"{system.name}+{variant}")
+
+
+def _merged(values: Any, changes: Any) -> Any:
+    if isinstance(values, dict) and isinstance(changes, dict):
+        return values | {key: _merged(values.get(key), change) for key, change in changes.items()}
+    return changes
 
 
 def load_profile(name: str) -> Profile:
@@ -196,10 +305,16 @@ def load_profile(name: str) -> Profile:
 
 def resolve(system: System, profile: Profile) -> System:
     """`system` with the profile's overlays applied; the result is what is hashed and stored."""
-    values = system.model_dump()
-    for encoder in values["encoders"].values():
+    values = system.model_dump() | {"variants": {}}
+    for name, encoder in values["encoders"].items():
         overlay = profile.encoders.get(encoder["backbone"]["name"])
-        if overlay is not None:
-            for part in ("backbone", "objective", "train"):
-                encoder[part].update(getattr(overlay, part))
+        if overlay is None:
+            continue
+        for part in ("backbone", "objective", "train"):
+            encoder[part].update(getattr(overlay, part))
+        encoder["start"] = overlay.start or encoder["start"]
+        encoder["notice"] = overlay.notice or encoder["notice"]
+        for branch in values["branches"]:
+            if branch["encoder"] == name:
+                branch["output"] = overlay.outputs.get(branch["output"], branch["output"])
     return validate(System, values, f"{system.name} under profile {profile.name}")

@@ -7,8 +7,10 @@ computed twice; `execute` does one task. Where tasks run is the business of `eng
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,7 +39,7 @@ from asd_core.data import audio
 from asd_core.data.manifest import DataSet, fingerprint
 from asd_core.data.stream import stream
 from asd_core.decision import DECISIONS, Decision
-from asd_core.files import digest, read_json, write_json
+from asd_core.files import digest, file_digest, read_json, write_json
 from asd_core.fusion import FUSIONS, Fusion
 from asd_core.scorers import SCORERS
 from asd_core.types import SAMPLE_RATE, TEST, TRAIN, AsdError, Clip, EmbeddingSet, Progress, no_progress
@@ -47,7 +49,8 @@ from asd_core.views import VIEWS, View
 READING_VERSION = 1  # data.audio
 TRAINING_VERSION = 2  # the loop and the losses
 VERDICT_VERSION = 1  # fusion, decision, metrics
-BATCH = 32  # clips embedded together
+GPU_BATCH = 64  # clips embedded together on a GPU
+VIEW_ITSELF = "view"  # what is scored where there is no network
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +74,13 @@ class Context:
         if place not in self._facts:
             cache = self.workspace.cache / "fingerprints.json"
             self._facts[place] = fingerprint(self.data.of(machine, split), cache)
+        return self._facts[place]
+
+    def digest(self, path: Path) -> str:
+        """Digest of a file's content; read once."""
+        place = ("digest", str(path))
+        if place not in self._facts:
+            self._facts[place] = file_digest(path)
         return self._facts[place]
 
     def longest(self, machine: str) -> float:
@@ -107,19 +117,24 @@ class Task:
 
 def check(system: System) -> None:
     """Build every part of a system, so that a typo costs a second and not an hour."""
+    import torch
+
     from asd_core.backbones import BACKBONES
     from asd_core.training import OBJECTIVES
 
     backbones = {}
     for name, encoder in system.encoders.items():
-        where = f"{system.name}, encoder {name}"
-        cls = BACKBONES[encoder.backbone.name]
-        objective = OBJECTIVES.create(encoder.objective.spec, where)
-        if objective.trains not in cls.outputs:
-            raise AsdError(f'{where}: objective "{objective.name}" cannot train backbone "{cls.name}".')
-        options = cls.resolve(encoder.backbone.spec, longest_seconds=0.0)
-        backbones[name] = BACKBONES.create(options, where).frozen()
-        _check_view(VIEWS.create(encoder.view.spec, where), cls.input, where)
+        for stage, where in ((encoder.start, f"{system.name}, start of {name}"), (encoder, f"{system.name}, {name}")):
+            if stage is None:
+                continue
+            cls = BACKBONES[stage.backbone.name]
+            objective = OBJECTIVES.create(stage.objective.spec, where)
+            if objective.trains not in cls.outputs:
+                raise AsdError(f'{where}: objective "{objective.name}" cannot train backbone "{cls.name}".')
+            options = cls.resolve(stage.backbone.spec, longest_seconds=0.0)
+            with torch.device("meta"):  # shapes without numbers: a base encoder would take a second and 360 MB
+                backbones[name] = BACKBONES.create(options, where)
+            _check_view(VIEWS.create(stage.view.spec, where), cls.input, where)
     for branch in system.branches:
         where = f"{system.name}, branch {branch.name}"
         scorer = SCORERS.create(branch.scorer.spec, where)
@@ -138,7 +153,7 @@ def check(system: System) -> None:
             fits = branch.output in backbone.batch_outputs and scorer.name == "reconstruction"
             if len(system.branches) > 1 or not fits:
                 raise AsdError(f"{where}: decision fit official_batch needs one branch, an autoencoder's own score.")
-    FUSIONS.create(system.fusion.spec, f"{system.name}, fusion").fit(np.zeros((2, len(system.branches))))
+    FUSIONS.create(system.fusion.spec, f"{system.name}, fusion").fit(np.zeros((2, len(system.streams))))
     DECISIONS.create(system.decision.spec, f"{system.name}, decision")
 
 
@@ -160,17 +175,18 @@ def try_out(system: System) -> None:
     from asd_core.backbones import BACKBONES
 
     noise = np.random.default_rng(0).normal(size=(2, 2 * SAMPLE_RATE)).astype(np.float32)
-    for branch in system.branches:
-        if branch.encoder is None:
-            continue
-        spec = system.encoders[branch.encoder].backbone.spec
+    for name, encoder in system.encoders.items():
+        spec = encoder.backbone.spec
         backbone = BACKBONES.create(BACKBONES[spec["name"]].resolve(spec, longest_seconds=0.0)).frozen()
-        view = VIEWS.create(_view(branch, system))
-        try:
-            backbone.embed(torch.from_numpy(backbone.prepare(view(noise)))[None], branch.output)
-        except RuntimeError as error:
-            where = f"{system.name}, branch {branch.name}"
-            raise AsdError(f'{where}: view "{view.name}" does not fit backbone "{backbone.name}": {error}') from error
+        for branch in (branch for branch in system.branches if branch.encoder == name):
+            view = VIEWS.create(_view(branch, system))
+            try:
+                backbone.embed(torch.from_numpy(backbone.prepare(view(noise)))[None], branch.output)
+            except RuntimeError as error:
+                where = f"{system.name}, branch {branch.name}"
+                raise AsdError(
+                    f'{where}: view "{view.name}" does not fit backbone "{backbone.name}": {error}'
+                ) from error
 
 
 def plan(
@@ -240,11 +256,17 @@ def _run_task(system: System, profile: str, context: Context, machines: list[str
         if branch.encoder is not None:
             encoder = system.encoders[branch.encoder]
             trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed + branch.seed)
-    scores = [
-        _score_task(branch, system, context, machine, trained.get(branch.name, {}).get(machine))
-        for machine in machines
-        for branch in system.branches
-    ]
+    scores = []
+    for machine in machines:
+        # branches that look at one view through one network are embedded in one pass
+        looks = {
+            branch.name: (digest(_view(branch, system)), trained.get(branch.name, {}).get(machine))
+            for branch in system.branches
+        }
+        for branch in system.branches:
+            same = [other for other in system.branches if looks[other.name] == looks[branch.name]]
+            embedded = _embed_task(same, system, context, machine, looks[branch.name][1])
+            scores.append(_score_task(branch, machine, embedded))
     values = {"system": system.model_dump(mode="json"), "profile": profile, "seed": seed, "machines": machines}
     key = digest(["run", VERDICT_VERSION, values, context.data.name, [task.key for task in scores]])
     # the key makes the id unique: a run that differs in anything never replaces another
@@ -254,7 +276,11 @@ def _run_task(system: System, profile: str, context: Context, machines: list[str
 
 
 def _train_tasks(name: str, encoder: Encoder, context: Context, machines: list[str], seed: int) -> dict[str, Task]:
-    """The training that serves each machine: its own, or one shared by all machines of the run."""
+    """The training that serves each machine: its own, or one shared by all machines of the run.
+
+    Raises:
+        AsdError: it starts from published weights that are not on this machine.
+    """
     from asd_core.backbones import BACKBONES
     from asd_core.training import OBJECTIVES
 
@@ -262,6 +288,11 @@ def _train_tasks(name: str, encoder: Encoder, context: Context, machines: list[s
     backbone, objective = BACKBONES[encoder.backbone.name], OBJECTIVES[encoder.objective.name]
     view = VIEWS[encoder.view.name]
     versions = [READING_VERSION, TRAINING_VERSION, backbone.version, objective.version, view.version]
+    earlier = _train_tasks(f"{name}'s start", encoder.start, context, machines, seed) if encoder.start else {}
+    try:
+        files = [context.digest(path) for path in backbone.files(encoder.backbone.spec)]
+    except AsdError as error:
+        raise AsdError(f"{name}: {error}") from error
     tasks: dict[str, Task] = {}
     for scope in scopes:
         longest = max(map(context.longest, scope)) if backbone.needs_length else 0.0
@@ -271,25 +302,37 @@ def _train_tasks(name: str, encoder: Encoder, context: Context, machines: list[s
             "objective": OBJECTIVES.resolved(encoder.objective.spec),
         }
         prints = [context.fingerprint(machine, TRAIN) for machine in scope]
-        key = digest(["train", resolved, seed, versions, prints])
+        inputs = tuple({earlier[machine].key: earlier[machine] for machine in scope if earlier}.values())
+        if len(inputs) > 1:
+            raise AsdError(f"{name} has scope dataset, but its start has scope machine: which one should it take?")
+        matters = {key: value for key, value in resolved.items() if key not in ("notice", "start")}
+        key = digest(["train", matters, seed, versions, prints, files, [t.key for t in inputs]])
         title = f"train {name} (seed {seed}) on {scope[0] if len(scope) == 1 else f'{len(scope)} machines'}"
         spec = {"encoder": resolved, "seed": seed, "machines": scope}
-        task = Task("train", key, title, spec, (), 2.0 * len(scope) * encoder.train.epochs**0.5)
+        task = Task("train", key, title, spec, inputs, 2.0 * len(scope) * encoder.train.epochs**0.5)
         tasks |= dict.fromkeys(scope, task)
     return tasks
 
 
-def _score_task(branch: Branch, system: System, context: Context, machine: str, trained: Task | None) -> Task:
-    view = VIEWS.resolved(_view(branch, system))
-    spec = {"view": view, "output": branch.output if trained else None, "machine": machine}
+def _embed_task(
+    branches: Sequence[Branch], system: System, context: Context, machine: str, trained: Task | None
+) -> Task:
+    view = VIEWS.resolved(_view(branches[0], system))
+    outputs = sorted({branch.output for branch in branches}) if trained else []
+    spec = {"view": view, "outputs": outputs, "machine": machine}
     inputs = (trained,) if trained else ()
     prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
     versions = [READING_VERSION, VIEWS[view["name"]].version]
-    embed_key = digest(["embed", spec, versions, [t.key for t in inputs], prints])
-    embed = Task("embed", embed_key, f"embed {machine} ({branch.name})", spec, inputs, 1.0)
+    key = digest(["embed", spec, versions, [t.key for t in inputs], prints])
+    return Task("embed", key, f"embed {machine} ({', '.join(b.name for b in branches)})", spec, inputs, 1.0)
+
+
+def _score_task(branch: Branch, machine: str, embedded: Task) -> Task:
     scorer = SCORERS.resolved(branch.scorer.spec)
-    key = digest(["score", scorer, SCORERS[branch.scorer.name].version, embed.key])
-    return Task("score", key, f"score {machine} ({branch.name})", {"scorer": scorer, "machine": machine}, (embed,), 0.2)
+    output = branch.output if embedded.inputs else VIEW_ITSELF
+    key = digest(["score", scorer, SCORERS[branch.scorer.name].version, output, embedded.key])
+    spec = {"scorer": scorer, "output": output, "machine": machine}
+    return Task("score", key, f"score {machine} ({branch.name})", spec, (embedded,), 0.2)
 
 
 # ---------------------------------------------------------------- do
@@ -297,13 +340,27 @@ def _score_task(branch: Branch, system: System, context: Context, machine: str, 
 
 def execute(task: Task, context: Context, progress: Progress = no_progress) -> None:
     """Do one task whose inputs are done, unless it is done already. One process at a time per task."""
+    with opened(task, context, progress) as needed:
+        if needed:
+            work(task, context, progress)
+
+
+@contextmanager
+def opened(task: Task, context: Context, progress: Progress) -> Iterator[bool]:
+    """Hold a task's folder ready for writing; gives False if the task turns out to be done."""
     folder = task.folder(context.workspace)
     with context.workspace.locked(folder, lambda: progress(0.0, f"{task.title}: waiting for another process")):
-        if task.done(context.workspace):
-            return
-        started = time.time()
-        begin(folder)
-        facts = _WORK[task.kind](task, context, folder, progress)
+        needed = not task.done(context.workspace)
+        if needed:
+            begin(folder)
+        yield needed
+
+
+def work(task: Task, context: Context, progress: Progress, writes: bool = True) -> None:
+    """Do a task in its opened folder. Of processes that train together, one `writes`."""
+    folder, started = task.folder(context.workspace), time.time()
+    facts = _WORK[task.kind](task, context, folder, progress)
+    if writes:
         inputs = [needed.key for needed in task.inputs]
         seconds = time.time() - started
         finish(folder, key=task.key, kind=task.kind, spec=task.spec, inputs=inputs, seconds=seconds, **facts)
@@ -331,7 +388,7 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     import torch
 
     from asd_core.backbones import BACKBONES
-    from asd_core.training import OBJECTIVES, checkpoint, loop
+    from asd_core.training import OBJECTIVES, checkpoint, distributed, loop
 
     encoder, seed = task.spec["encoder"], task.spec["seed"]
     options = validate(Encoder, encoder, task.title).train
@@ -339,31 +396,43 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     progress(0.0, f"{task.title}: reading {len(clips)} clips")
     torch.manual_seed(loop.seed_of(seed, 2**32 - 1))  # initial weights; steps seed themselves
     backbone = BACKBONES.create(encoder["backbone"], task.title)
+    backbone.begin(load_encoder(task.inputs[0].folder(context.workspace)) if task.inputs else None)
     objective = OBJECTIVES.create(encoder["objective"], task.title)
-    problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed)
-    losses = loop.fit(
+    scratch = folder / "scratch"
+    problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed, scratch)
+    history = loop.fit(
         problem.learner,
         problem.examples,
         options,
         seed=seed,
+        held_out=problem.held_out,
+        depths=problem.depths,
+        weights=problem.weights,
         checkpoint_file=folder / "checkpoint.safetensors",
         checkpoint_seconds=context.checkpoint_seconds,
         device=context.device,
         progress=lambda fraction, message, **values: progress(fraction, f"{task.title}: {message}", **values),
     )
-    extra = objective.finish(problem, losses, options.batch_size, seed)
-    checkpoint.save_weights(folder / "model.safetensors", backbone)
-    write_arrays(folder / "losses.npz", losses=losses)
-    write_arrays(folder / "extra.npz", **extra)
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    parameters = sum(p.numel() for p in backbone.parameters())
-    return {
-        "backbone": encoder["backbone"],
-        "parameters": parameters,
-        "notices": problem.notices,
-        "steps": len(losses),
-        "device": str(loop.pick_device(context.device)),
-    }
+
+    def keep() -> dict[str, Any]:
+        extra = objective.finish(problem, history.losses, options.batch_size, seed)
+        checkpoint.save_weights(folder / "model.safetensors", backbone)
+        write_arrays(folder / "losses.npz", losses=history.losses, held_out=history.held_out)
+        write_arrays(folder / "extra.npz", **extra)
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        parameters = sum(p.numel() for p in backbone.parameters())
+        return {
+            "backbone": encoder["backbone"],
+            "parameters": parameters,
+            "notices": problem.notices,
+            "steps": len(history.losses),
+            "best_epoch": history.best_epoch,
+            "stopped_early": history.stopped_early,
+            "device": str(loop.pick_device(context.device)),
+        }
+
+    return distributed.join(context.device).by_main(keep)  # alone: simply keep()
 
 
 def load_encoder(folder: Path) -> Any:
@@ -379,29 +448,36 @@ def load_encoder(folder: Path) -> Any:
 def _embed(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
     clips = context.data.of(task.spec["machine"])
     trained = task.inputs[0].folder(context.workspace) if task.inputs else None
-    embeddings = embed(clips, task.spec["view"], trained, task.spec["output"], context.device, progress, task.title)
+    found = embed(clips, task.spec["view"], trained, task.spec["outputs"], context.device, progress, task.title)
     splits = np.array([clip.split for clip in clips])
-    for split in (TRAIN, TEST):
-        write_embeddings(folder / f"{split}.npz", embeddings[splits == split])
+    for output, embeddings in found.items():
+        for split in (TRAIN, TEST):
+            write_embeddings(_embeddings_file(folder, split, output), embeddings[splits == split])
     return {}
+
+
+def _embeddings_file(folder: Path, split: str, output: str) -> Path:
+    return folder / f"{split}-{output}.npz"
 
 
 def embed(
     clips: Sequence[Clip],
     view_spec: dict[str, Any],
     trained: Path | None,
-    output: str | None,
+    outputs: Sequence[str] = (),
     device: str = "auto",
     progress: Progress = no_progress,
     title: str = "embed",
-) -> EmbeddingSet:
-    """Views of clips, through the trained encoder in folder `trained` if there is one → (N, D)."""
+) -> dict[str, EmbeddingSet]:
+    """Views of clips, through the trained encoder in folder `trained` if there is one; by output, "view" without."""
     view = VIEWS.create(view_spec)
-    rows: list[np.ndarray] = []
+    rows: dict[str, list[np.ndarray]] = {output: [] for output in outputs or [VIEW_ITSELF]}
+    done = 0
     if trained is None:
         for x in stream(clips, view):
-            rows.append(x)
-            progress(len(rows) / len(clips), title)
+            rows[VIEW_ITSELF].append(x)
+            done += 1
+            progress(done / len(clips), title)
     else:
         import torch
 
@@ -410,16 +486,21 @@ def embed(
         backbone = load_encoder(trained)
         target = loop.pick_device(device)
         backbone.to(target)
-        with torch.inference_mode():
-            for batch in _equal_lengths(stream(clips, lambda wave: backbone.prepare(view(wave))), BATCH):
-                rows += list(backbone.embed(torch.from_numpy(batch).to(target), output).cpu().numpy())
-                progress(len(rows) / len(clips), title)
-    return EmbeddingSet(
-        np.stack(rows),
-        np.array([clip.clip_id for clip in clips]),
-        np.array([clip.section for clip in clips]),
-        np.array([clip.domain for clip in clips]),
-    )
+        size = GPU_BATCH if target.type == "cuda" else backbone.cpu_batch
+        precision = read_json(trained / "meta.json")["spec"]["encoder"]["train"]["precision"]
+        bf16 = loop.use_bf16(precision, target)
+        with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=bf16):
+            for batch in _equal_lengths(stream(clips, lambda wave: backbone.prepare(view(wave))), size):
+                found = backbone.embed_all(torch.from_numpy(batch).to(target), outputs)
+                for output, values in found.items():
+                    rows[output] += list(values.cpu().numpy())
+                done += len(batch)
+                progress(done / len(clips), title)
+    ids, sections, domains = zip(*((clip.clip_id, clip.section, clip.domain) for clip in clips), strict=True)
+    return {
+        output: EmbeddingSet(np.stack(own), np.array(ids), np.array(sections), np.array(domains))
+        for output, own in rows.items()
+    }
 
 
 def _equal_lengths(views: Iterable[np.ndarray], most: int) -> Iterator[np.ndarray]:
@@ -436,7 +517,8 @@ def _equal_lengths(views: Iterable[np.ndarray], most: int) -> Iterator[np.ndarra
 
 def _score(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
     embedded = task.inputs[0].folder(context.workspace)
-    train, test = (read_embeddings(embedded / f"{split}.npz") for split in (TRAIN, TEST))
+    files = [_embeddings_file(embedded, split, task.spec["output"]) for split in (TRAIN, TEST)]
+    train, test = map(read_embeddings, files)
     progress(0.0, task.title)
     table = pd.concat(
         [
@@ -479,7 +561,10 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         by_machine.setdefault(scored.spec["machine"], {})[name] = scored
     tables, thresholds = [], {}
     trained = _inputs_of_kind(task, "train")
-    notices = [notice for t in trained for notice in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
+    notices = [encoder.notice for encoder in system.encoders.values() if encoder.notice]
+    notices += [said for t in trained for said in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
+    if is_transductive(system):
+        notices.append("Transductive: what is said of a clip depends on the other test clips. Not for a running machine.")
     progress(0.0, task.title)
     for machine, branches in by_machine.items():
         streams = [read_table(branches[name].folder(context.workspace) / "scores.parquet") for name in names]
@@ -505,6 +590,7 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         "config": task.spec["system"],
         "data": {"name": context.data.name, "kind": context.data.kind, "fingerprint": digest(prints)},
         "labelled": labelled,
+        "transductive": is_transductive(system),
         "thresholds": thresholds,
         "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": _machine(t)} for t in _all_inputs(task)],
         "scores": {machine: {name: t.key for name, t in tasks.items()} for machine, tasks in by_machine.items()},
@@ -528,24 +614,45 @@ def decide(
         The table with score, threshold and decision (0 or 1; −1 for training clips), thresholds by section,
         and what the user should know about them.
     """
-    branches = [column for column in table if column.startswith("branch:")]
     parts, thresholds, notices = [], {}, []
     for section, rows in table.groupby("section"):
         training = (rows["split"] == TRAIN).to_numpy()
-        fusion, decision = fit_verdict(system, rows.loc[training, branches].to_numpy(), batch)
-        fused = fusion.fuse(rows[branches].to_numpy())
+        streams = stream_scores(system, rows)
+        fused = np.empty(len(rows))
+        fused[training], fused[~training], decision = verdict(system, streams[training], streams[~training], batch)
         thresholds[str(section)] = decision.threshold_
         notices += [decision.notice_] if decision.notice_ else []
-        verdict = np.where(training, -1, decision.decide(fused).astype(int))
-        parts.append(rows.assign(score=fused, threshold=decision.threshold_, decision=verdict))
+        called = np.where(training, -1, decision.decide(fused).astype(int))
+        parts.append(rows.assign(score=fused, threshold=decision.threshold_, decision=called))
     return pd.concat(parts), thresholds, notices
 
 
-def fit_verdict(system: System, training: np.ndarray, batch: np.ndarray | None) -> tuple[Fusion, Decision]:
-    """Fusion and threshold learnt from training-normal scores (N, branches) of one machine and section."""
+def stream_scores(system: System, table: pd.DataFrame) -> np.ndarray:
+    """(N, streams): the mean of the branch columns that make up each stream."""
+    members = [[f"branch:{name}" for name in names] for _, names in system.streams]
+    return np.stack([table[columns].mean(axis=1).to_numpy() for columns in members], axis=1)
+
+
+def verdict(
+    system: System, training: np.ndarray, test: np.ndarray, batch: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, Decision]:
+    """Fused scores (N,) of training-normal and (M,) of test clips of one machine and section, from their streams
+    (N, S) and (M, S), and the fitted threshold. Only what is marked transductive looks at more than one test clip."""
     fusion = FUSIONS.create(system.fusion.spec).fit(training)
-    fused = None if batch is None else fusion.fuse(batch[:, None])
-    return fusion, DECISIONS.create(system.decision.spec).fit(fusion.fuse(training), fused)
+    decision = DECISIONS.create(system.decision.spec)
+    known, asked = fusion.fuse(training), fusion.fuse(test)
+    decision.fit(
+        known,
+        batch=None if batch is None else fusion.fuse(batch[:, None]),
+        test=(asked if len(asked) else known) if decision.transductive else None,  # known: there is nothing to decide
+    )
+    return known, asked, decision
+
+
+def is_transductive(system: System) -> bool:
+    """Whether a clip's score or verdict depends on the other test clips."""
+    fusion, decision = FUSIONS.create(system.fusion.spec), DECISIONS.create(system.decision.spec)
+    return fusion.transductive or decision.transductive
 
 
 def _batch_values(system: System, scored: Task, context: Context) -> np.ndarray | None:
@@ -591,27 +698,36 @@ def score_files(
     if machine not in run.record["machines"]:
         raise AsdError(f'Run {run_id} has no machine "{machine}". It has: {", ".join(run.record["machines"])}.')
     system = validate(System, run.record["config"], run_id)
+    if is_transductive(system):
+        raise AsdError(
+            f"{system.name} ranks clips among all test clips, so it cannot score clips by themselves. Use a system "
+            f"that is not marked transductive."
+        )
     clips = [Clip(f"{machine}/{TEST}/{path.name}", path, machine, TEST, section) for path in paths]
     columns, training = {}, {}
     batch = None
+    passes: dict[Path, dict[str, EmbeddingSet]] = {}  # branches may share one
     for branch in system.branches:
         embedded, trained = _stored(workspace, run.record["scores"][machine][branch.name])
         spec = read_json(embedded / "meta.json")["spec"]
-        train = read_embeddings(embedded / f"{TRAIN}.npz")
-        test = embed(clips, spec["view"], trained, spec["output"], device)
+        output = branch.output if trained else VIEW_ITSELF
+        train = read_embeddings(_embeddings_file(embedded, TRAIN, output))
+        if embedded not in passes:
+            passes[embedded] = embed(clips, spec["view"], trained, spec["outputs"], device)
+        test = passes[embedded][output]
         own = train[train.sections == section]
         if not len(own):
             raise AsdError(f"{machine} has no section {section}. Trained: {', '.join(np.unique(train.sections))}.")
-        training[branch.name], columns[f"branch:{branch.name}"] = score(branch.scorer.spec, own, test)
+        name = f"branch:{branch.name}"
+        training[name], columns[name] = score(branch.scorer.spec, own, test)
         if system.decision.spec.get("fit") == "official_batch" and trained is not None:
             batch = read_arrays(trained / "extra.npz")[f"batch_{branch.output}"]
-    known = np.stack(list(training.values()), axis=1)
-    fusion, decision = fit_verdict(system, known, batch)
-    fused = fusion.fuse(np.stack(list(columns.values()), axis=1))
+    normal, asked = (stream_scores(system, pd.DataFrame(part)) for part in (training, columns))
+    known, fused, decision = verdict(system, normal, asked, batch)
     table = pd.DataFrame({"file": [str(path) for path in paths], "machine": machine, "score": fused})
     table["threshold"] = decision.threshold_
     table["decision"] = decision.decide(fused).astype(int)
-    table["percentile"] = percentile(fusion.fuse(known), fused)
+    table["percentile"] = percentile(known, fused)
     return table.assign(**columns)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +37,8 @@ def reporting(job: Path | None) -> Iterator[ProgressCall]:
         return
     percent = TextColumn("{task.percentage:3.0f} %")
     columns = (BarColumn(), percent, TimeRemainingColumn(), TextColumn("{task.description}"))
-    with Progress(*columns, console=err, disable=not err.is_terminal, transient=True) as bar:
+    is_main = os.environ.get("RANK", "0") == "0"  # of several processes only one tells
+    with Progress(*columns, console=err, disable=not (err.is_terminal and is_main), transient=True) as bar:
         task = bar.add_task("", total=1.0)
         interrupted = False
 
@@ -49,7 +51,8 @@ def reporting(job: Path | None) -> Iterator[ProgressCall]:
             nonlocal interrupted
             interrupted = True
             signal.signal(signal.SIGINT, previous)  # a second time: at once
-            err.print("Stopping after this step, so that nothing is lost. Press again to stop at once.")
+            if is_main:
+                err.print("Stopping after this step, so that nothing is lost. Press again to stop at once.")
 
         previous = signal.signal(signal.SIGINT, stop)
         try:

@@ -120,10 +120,12 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
     with st.container(horizontal=True, vertical_alignment="center"):
         words.state_badge(system["state"])
         st.header(system["title"])
+    st.markdown(system["idea"])
     if system["problem"]:
         st.error(system["problem"], icon=":material/error:")
+        if system["state"] != "invalid":
+            st.page_link(page("weights"), label="Published weights", icon=":material/download:")
         return
-    st.markdown(system["idea"])
     actions = st.container()
     follow(system)
     machines, wanted = options(data, known)

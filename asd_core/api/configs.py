@@ -7,11 +7,12 @@ from asd_core.types import AsdError
 
 
 def systems() -> dict[str, config.System | AsdError]:
-    """Every system of configs/systems by name; an invalid file stands there as its error."""
+    """Every system of configs/systems and its variants by name; an invalid file stands there as its error."""
     found: dict[str, config.System | AsdError] = {}
     for name in config.system_names():
         try:
-            found[name] = config.load_system(name)
+            found[name] = system = config.load_system(name)
+            found |= {f"{name}+{one}": config.system_variant(system, one) for one in system.variants}
         except AsdError as error:
             found[name] = error
     return found
@@ -23,7 +24,7 @@ def system_yaml(name: str, profile: str | None = None) -> str:
 
     system = config.load_system(name)
     if profile is None:
-        return (config.CONFIGS / "systems" / f"{name}.yaml").read_text()
+        return (config.CONFIGS / "systems" / f"{name.partition('+')[0]}.yaml").read_text()
     resolved = config.resolve(system, config.load_profile(profile))
     return yaml.safe_dump(resolved.model_dump(exclude_defaults=True), sort_keys=False, allow_unicode=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from asd_core import config, jobs
+from asd_core import config, jobs, weights
 from asd_core.api.configs import systems
 from asd_core.api.recordings import data_set, data_sets, known_fingerprint
 from asd_core.api.results import runs
@@ -73,10 +73,12 @@ def start_training(
     """Start, or find, the job that trains a system on a data set of `data_sets` and return the job's id.
 
     Raises:
-        AsdError: an unknown system, data set, profile or machine; checked here because a browser may send anything.
+        AsdError: an unknown system, data set, profile or machine, checked here because a browser may send anything;
+            or published weights that are not on this machine.
     """
     system = config.load_system(name)
-    config.load_profile(profile)
+    if problem := lacking_weights(system, config.load_profile(profile)):
+        raise AsdError(problem)
     found = data_set(workspace, data)
     for machine in machines:
         found.of(machine)
@@ -85,6 +87,17 @@ def start_training(
     arguments = training_arguments(workspace, [name], data_sets(workspace)[data].argument, profile, seeds, machines)
     title = f"{system.title} · {data} · {profile} · {seeds_text(seeds)}"
     return jobs.start(workspace.jobs, arguments, title, digest(arguments))
+
+
+def lacking_weights(system: config.System, profile: config.Profile) -> str:
+    """Which published weights a system wants that are not on this machine, and how to get them; "" for none."""
+    for encoder in config.resolve(system, profile).encoders.values():
+        if checkpoint := encoder.backbone.spec.get("checkpoint"):
+            try:
+                weights.locate(checkpoint)
+            except AsdError as error:
+                return str(error)
+    return ""
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -106,8 +119,9 @@ def computed_seeds(workspace: Workspace, name: str, data: str, profile: str, mac
 
 
 def missing_systems(states: pd.DataFrame) -> list[str]:
-    """Names of the rows of `system_states` that have no result and are not on their way to one."""
-    waits = ~states["state"].isin([*jobs.ACTIVE, "invalid"])
+    """Names of the rows of `system_states` that could be trained, have no result and are not on their way to one;
+    variants are left to be picked one by one."""
+    waits = ~states["state"].isin(jobs.ACTIVE) & (states["problem"] == "") & ~states["name"].str.contains("+", regex=False)
     return list(states.loc[(states["run_id"] == "") & waits, "name"])
 
 
@@ -141,7 +155,7 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
     """Every system with how far it is on a data set under a profile.
 
     Columns: name, title, family, idea, published (percent or None), metric_set, state, omega (fraction or None),
-    seconds, run_id and job_id ("" for none), problem (of an invalid file).
+    seconds, run_id and job_id ("" for none), problem (of an invalid file, or weights that are not here).
     """
     argument = known.argument if (known := data_sets(workspace).get(data)) else data
     latest: dict[str, Job] = {}
@@ -155,6 +169,7 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
         if run.record["data"]["name"] == data and run.record["profile"] == profile:
             finished.setdefault(run.record["system"], run)
     rows = []
+    overlay = config.load_profile(profile)
     for name, system in systems().items():
         own, last = finished.get(name), latest.get(name)
         state = "done" if own else "not started"
@@ -179,6 +194,7 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
             report = system.report
             row |= {"title": system.title, "family": system.family, "idea": system.idea}
             row |= {"published": report and report.hmean, "metric_set": report and report.metric}
+            row["problem"] = lacking_weights(system, overlay)
         rows.append(row)
     columns = ["name", "title", "family", "idea", "published", "metric_set", "state", "omega", "seconds"]
     return pd.DataFrame(rows, columns=[*columns, "run_id", "job_id", "problem"])

@@ -7,6 +7,8 @@ follow the official code (its behaviour, stated in words; Harada et al., EUSIPCO
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -54,7 +56,7 @@ class Autoencoder(Backbone):
         """(N, frames · n_mels) → (frames · N, n_mels): one row per frame of a vector."""
         return residual.reshape(-1, self.n_mels)
 
-    def prepare(self, x: np.ndarray, start: float = 0.0) -> np.ndarray:
+    def prepare(self, x: np.ndarray, start: float | None = None) -> np.ndarray:
         if x.shape[1] < self.frames:
             raise AsdError(
                 f"the clip has {x.shape[1]} spectrogram frames; the autoencoder needs at least {self.frames} "
@@ -62,8 +64,8 @@ class Autoencoder(Backbone):
             )
         return x
 
-    def _embed(self, x: Tensor, output: str) -> Tensor:
-        return torch.stack([self._embed_clip(clip, output) for clip in x])
+    def _embed(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None) -> dict[str, Tensor]:
+        return {output: torch.stack([self._embed_clip(clip, output) for clip in x]) for output in outputs}
 
     def _embed_clip(self, logmel: Tensor, output: str) -> Tensor:
         vectors = self.vectors(logmel)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor, nn
 
+from asd_core.types import AsdError
+
 
 class Backbone(nn.Module, ABC):
     """A network with one or more named outputs per clip.
 
-    Class facts: `input` is the kind of view it takes ("waveform" or "logmel"), `outputs` what `embed` can
-    give. Input facts live here and never in a caller.
+    Class facts: `input` is the kind of view it takes ("waveform" or "logmel"), `outputs` what `embed` can give
+    (an instance may add more). Input facts live here and never in a caller.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
     input: ClassVar[str]
-    outputs: ClassVar[tuple[str, ...]] = ("clip",)
+    outputs: tuple[str, ...] = ("clip",)
     batch_outputs: ClassVar[tuple[str, ...]] = ()  # those whose training leaves scores of mini-batches
     needs_length: ClassVar[bool] = False  # whether `resolve` looks at the longest clip
+    cpu_batch: ClassVar[int] = 32  # clips embedded together on a CPU; large networks like few (cache)
     embed_dim: int  # of output "clip"
 
     @classmethod
@@ -29,30 +34,56 @@ class Backbone(nn.Module, ABC):
         """Fill options left open with what the data say: the longest clip's length in seconds."""
         return options
 
-    def prepare(self, x: np.ndarray, start: float = 0.0) -> np.ndarray:
+    @classmethod
+    def files(cls, options: dict[str, Any]) -> list[Path]:
+        """Files beside the recordings that a training with these options starts from.
+
+        Raises:
+            AsdError: one is not on this machine; the message says where it belongs.
+        """
+        return []
+
+    def begin(self, earlier: Backbone | None) -> None:
+        """Before training: take the weights of an `earlier` training, or those of a published checkpoint."""
+        if earlier is not None:
+            raise AsdError(f'Backbone "{self.name}" cannot start from another training.')
+
+    def prepare(self, x: np.ndarray, start: float | None = None) -> np.ndarray:
         """Bring one clip's view to the length the network takes.
 
-        `start` in [0, 1) picks the excerpt of a longer clip: random in training, 0 when embedding.
+        `start` in [0, 1) picks the excerpt of a longer clip, at random in training; None when embedding.
         """
         return x
 
-    def embed(self, x: Tensor, output: str = "clip") -> Tensor:
-        """(B, …) prepared views of equal length → (B, D)."""
-        if output not in self.outputs:
-            raise ValueError(f'backbone {self.name} has no output "{output}", only {", ".join(self.outputs)}')
-        return self._embed(x, output)
+    def embed(self, x: Tensor, output: str = "clip", lengths: Tensor | None = None) -> Tensor:
+        """(B, …) prepared views → (B, D), or what else the output is said to be.
+
+        `lengths` (B,) are the valid samples of views padded at their ends; None: views of equal length.
+        """
+        return self.embed_all(x, [output], lengths)[output]
+
+    def embed_all(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None = None) -> dict[str, Tensor]:
+        """Several outputs from one pass through the network."""
+        for output in outputs:
+            if output not in self.outputs:
+                raise ValueError(f'backbone {self.name} has no output "{output}", only {", ".join(self.outputs)}')
+        return self._embed(x, outputs, lengths)
 
     @abstractmethod
-    def _embed(self, x: Tensor, output: str) -> Tensor: ...
+    def _embed(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None) -> dict[str, Tensor]: ...
+
+    def depths(self) -> dict[str, int]:
+        """Parameters that were trained before, by name, with the number of blocks between them and the output."""
+        return {}
 
     def frozen(self) -> Self:
         """In evaluation mode and without gradients."""
         return self.eval().requires_grad_(False)
 
 
-def fit_length(wave: np.ndarray, samples: int, start: float) -> np.ndarray:
+def fit_length(wave: np.ndarray, samples: int, start: float | None) -> np.ndarray:
     """(T,) → (samples,): a shorter wave is tiled, a longer one cut at `start` of the possible excerpts."""
     if len(wave) < samples:
         return np.tile(wave, -(-samples // len(wave)))[:samples]
-    first = int(start * (len(wave) - samples + 1))
+    first = int((start or 0.0) * (len(wave) - samples + 1))
     return wave[first : first + samples]

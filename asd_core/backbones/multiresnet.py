@@ -9,6 +9,7 @@ constant embedding is out of reach.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,11 +64,11 @@ class MultiResNet(Backbone):
             return {**options, "seconds": min(max(SHORTEST_SECONDS, longest_seconds), LONGEST_SECONDS)}
         return options
 
-    def prepare(self, x: np.ndarray, start: float = 0.0) -> np.ndarray:
+    def prepare(self, x: np.ndarray, start: float | None = None) -> np.ndarray:
         return fit_length(x, self.samples, start)
 
-    def _embed(self, x: Tensor, output: str) -> Tensor:
-        return self(x)
+    def _embed(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None) -> dict[str, Tensor]:
+        return {"clip": self(x)}
 
     def forward(self, wave: Tensor) -> Tensor:
         return torch.cat([branch(wave) for branch in self.branches], dim=1)

@@ -244,12 +244,17 @@ def attribute_key(attributes: Attributes) -> str:
     return attribute_text(attributes).lower()
 
 
-LABEL_FIELDS = ("machine", "section", "domain", "attributes")
+LABEL_FIELDS = ("machine", "section", "domain", "attributes", "channel")
 
 
-def class_of(clip: Clip, fields: Sequence[str]) -> str:
-    """The training class of a clip: its fields joined by ``|``, e.g. ``fan|00|source|spd_1``."""
-    values = {"attributes": attribute_key(clip.attributes)}
+def attribute_values(attributes: Attributes) -> dict[str, str]:
+    """Case-folded values by case-folded key; of a key that comes twice, the first."""
+    return {key.lower(): value.lower() for key, value in reversed(attributes)}
+
+
+def class_of(clip: Clip, fields: Sequence[str], channel: str = "near") -> str:
+    """The training class of a clip, heard by one microphone: its fields joined by ``|``, ``fan|00|source|spd_1``."""
+    values = {"attributes": attribute_key(clip.attributes), "channel": channel}
     return "|".join(values.get(name) or getattr(clip, name) for name in fields)
 
 

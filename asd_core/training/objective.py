@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -34,6 +35,8 @@ class Problem:
     examples: Examples
     held_out: Examples | None = None
     notices: list[str] = field(default_factory=list)
+    depths: dict[str, int] = field(default_factory=dict)  # see loop.fit
+    weights: np.ndarray | None = None  # see loop.fit
 
 
 class Objective(ABC):
@@ -44,8 +47,13 @@ class Objective(ABC):
     trains: ClassVar[str]  # the output that a backbone must have to learn this
 
     @abstractmethod
-    def problem(self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int) -> Problem:
-        """Learner and examples for normal training clips. The learner holds `backbone` as a sub-module."""
+    def problem(
+        self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int, scratch: Path | None = None
+    ) -> Problem:
+        """Learner and examples for normal training clips. The learner holds `backbone` as a sub-module.
+
+        `scratch` is a folder for what is computed once and deleted after the training.
+        """
 
     def finish(self, problem: Problem, losses: np.ndarray, batch_size: int, seed: int) -> dict[str, np.ndarray]:
         """After the last step: measure what scoring needs into the backbone's buffers; return extra arrays.

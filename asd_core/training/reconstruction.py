@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -38,7 +39,9 @@ class Reconstruction(Objective):
             raise ValueError(f"validation must lie between 0 and 1, got {validation}")
         self.validation = validation
 
-    def problem(self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int) -> Problem:
+    def problem(
+        self, backbone: Backbone, clips: Sequence[Clip], view: View, seed: int, scratch: Path | None = None
+    ) -> Problem:
         if not isinstance(backbone, Autoencoder):
             raise AsdError(f'objective "reconstruction" trains an autoencoder, not "{backbone.name}".')
         logmels = list(stream(clips, lambda wave: backbone.prepare(view(wave))))

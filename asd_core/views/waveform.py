@@ -7,6 +7,16 @@ import numpy as np
 from asd_core.views.base import Channel, View, microphone
 
 
+class Stereo(View):
+    """(C, T) samples of all microphones, for trainings that mix or tell them apart."""
+
+    name = "stereo"
+    kind = "stereo"
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return wave
+
+
 class Waveform(View):
     """(T,) samples in [-1, 1]."""
 

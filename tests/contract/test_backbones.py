@@ -8,7 +8,12 @@ from asd_core.backbones import BACKBONES
 from asd_core.types import SAMPLE_RATE
 from asd_core.views import VIEWS
 
-SMALL = {"multiresnet": {"spectrograms": [[1024, 512]], "base_channels": 2, "branch_dim": 32}}  # others: as they are
+SIZES = {"layers": 2, "width": 32, "heads": 2, "ffn": 48}
+SMALL = {  # others: as they are
+    "multiresnet": {"spectrograms": [[1024, 512]], "base_channels": 2, "branch_dim": 32},
+    "beats": {"pooling": {"name": "asp"}, "head": ["norm", {"linear": 24}], "architecture": SIZES | {"patch_width": 16}},
+    "eat": {"pooling": {"name": "cls"}, "head": ["norm", "linear"], "architecture": SIZES},
+}
 VIEW_OF = {VIEWS.classes[name].kind: name for name in ("waveform", "logmel")}
 DURATIONS = [2.0, 6.3, 11.0]
 
@@ -46,17 +51,19 @@ def test_facts_are_declared(name):
 
 
 def test_outputs_are_what_is_declared(name):
-    """One row per clip and output, of a width that no clip length changes."""
+    """One row, or one grid of patches, per clip and output, of a width that no clip length changes."""
     widths = set()
     for seconds in DURATIONS:
         net = build(name, seconds).frozen()
         x = clips(net, seconds)
         out = {output: net.embed(x, output) for output in net.outputs}
         for output, rows in out.items():
-            assert rows.ndim == 2, output
+            assert rows.ndim == (4 if output.startswith("patches") else 2), output
             assert len(rows) == len(x), output
             assert torch.isfinite(rows).all(), output
-        widths.add(tuple(rows.shape[1] for rows in out.values()))
+            if rows.ndim == 4:
+                assert rows.shape[1:3] == ((1 + (x.shape[1] - 400) // 160 + (net.name == "eat") * 15) // 16, 8)
+        widths.add(tuple(rows.shape[-1] for rows in out.values()))
         if "clip" in out:
             assert out["clip"].shape[1] == net.embed_dim
     assert len(widths) == 1
@@ -163,3 +170,18 @@ def test_weights_survive_a_file(name, tmp_path):
     x = clips(net, 6.0)
     for output in net.outputs:
         assert torch.equal(net.embed(x, output), other.embed(x, output))
+
+
+def test_several_outputs_in_one_pass_are_what_each_is_alone(name):
+    net = build(name, 6.0).frozen()
+    x = clips(net, 6.0)
+    together = net.embed_all(x, net.outputs)
+    assert list(together) == list(net.outputs)
+    for output, rows in together.items():
+        assert torch.equal(net.embed(x, output), rows), output
+
+
+def test_only_what_it_says_it_gives(name):
+    net = build(name, 6.0).frozen()
+    with pytest.raises(ValueError, match=f'backbone {name} has no output "layer99", only'):
+        net.embed(clips(net, 6.0), "layer99")

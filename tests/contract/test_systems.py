@@ -5,15 +5,19 @@ import shutil
 import pytest
 import yaml
 
-from asd_core import pipeline
+from asd_core import pipeline, weights
 from asd_core.artifacts import Workspace
 from asd_core.backbones import BACKBONES
-from asd_core.config import CONFIGS, load_profile, load_system, resolve, system_names
+from asd_core.backbones.transformer import PatchTransformer
+from asd_core.config import CONFIGS, System, load_profile, load_system, resolve, system_names
 from asd_core.data import audio
 from asd_core.data.manifest import scan
+from asd_core.files import digest
+from asd_core.types import AsdError
 
 PROFILES = sorted(path.stem for path in (CONFIGS / "profiles").glob("*.yaml"))
-PAIRS = [(system, profile) for system in system_names() for profile in PROFILES]
+NAMES = [name for base in system_names() for name in (base, *(f"{base}+{v}" for v in load_system(base).variants))]
+PAIRS = [(system, profile) for system in NAMES for profile in PROFILES]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,8 @@ def context(tiny_data, tmp_path_factory):
 
 def test_all_files_are_seen():
     assert set(PROFILES) >= {"full", "quick"}
-    assert set(system_names()) >= {"logmel-knn", "logmel-maha", "neu-1", "official-mse", "tsz-baseline"}
+    baselines = {"logmel-knn", "logmel-maha", "official-mse", "tsz-baseline", "tsz-fusion", "tsz-sera"}
+    assert set(system_names()) >= baselines | {f"{team}-{n}" for team in ("unis", "neu") for n in (1, 2, 3, 4)}
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -33,20 +38,61 @@ def test_profiles_name_backbones_that_exist(profile):
     assert set(loaded.encoders) <= set(BACKBONES.classes)
 
 
-@pytest.mark.parametrize(("system", "profile"), PAIRS)
+@pytest.mark.parametrize(("system", "profile"), [pair for pair in PAIRS if "+" not in pair[0]])
 def test_resolved_is_the_file_with_the_profile_on_top(system, profile):
     """Both files read by hand: every option is the profile's where it has one, else the system's."""
     resolved = resolve(load_system(system), load_profile(profile)).model_dump()
     written = yaml.safe_load((CONFIGS / f"systems/{system}.yaml").read_text())
     overlays = yaml.safe_load((CONFIGS / f"profiles/{profile}.yaml").read_text()).get("encoders", {})
+    outputs = {}
     for name, encoder in written.get("encoders", {}).items():
+        if isinstance(encoder, str):  # another system's
+            encoder = yaml.safe_load((CONFIGS / f"systems/{encoder}.yaml").read_text())["encoders"][name]
         overlay = overlays.get(encoder["backbone"]["name"], {})
+        outputs[name] = overlay.get("outputs", {})
         assert resolved["encoders"][name]["view"] == encoder["view"]
         for part in ("backbone", "objective", "train"):
             expected = encoder[part] | overlay.get(part, {})
-            assert resolved["encoders"][name][part].items() >= expected.items(), part
-    assert [branch["scorer"] for branch in resolved["branches"]] == [b["scorer"] for b in written["branches"]]
+            assert within(expected, resolved["encoders"][name][part]), part
+        assert within(overlay.get("start"), resolved["encoders"][name]["start"])
+    for branch, wanted in zip(resolved["branches"], written["branches"], strict=True):
+        assert branch["scorer"] == wanted["scorer"]
+        output = wanted.get("output", "clip")
+        assert branch["output"] == outputs.get(wanted.get("encoder"), {}).get(output, output)
     assert resolved["decision"] == written.get("decision", {"name": "percentile"})
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "+" in name])
+def test_a_variant_is_its_system_with_its_own_keys_on_top(name):
+    base, _, variant = name.partition("+")
+    system, changed = load_system(base), load_system(name)
+    assert changed.name == name
+    assert within(system.variants[variant], changed.model_dump())
+    untouched = set(System.model_fields) - set(system.variants[variant]) - {"name", "variants"}
+    assert changed.model_dump(include=untouched) == system.model_dump(include=untouched)
+
+
+def starts_from_published(system):
+    return any(encoder.backbone.spec.get("checkpoint") for encoder in system.encoders.values())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if starts_from_published(load_system(name))])
+def test_without_weights_a_system_says_which_file_it_wants_where(name, context, tmp_path, monkeypatch):
+    monkeypatch.setenv("ASD_WEIGHTS", str(tmp_path))
+    system = load_system(name)
+    files = {weights.find(e.backbone.spec["checkpoint"]).file for e in system.encoders.values()}
+    with pytest.raises(AsdError, match=r"belongs at") as caught:
+        pipeline.plan([system], load_profile("full"), context)
+    assert any(str(tmp_path / file) in str(caught.value) for file in files)
+    assert "rofile quick runs without it" in str(caught.value)
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """As if the published checkpoints were there: networks have their sizes, and nobody reads or tries them out."""
+    monkeypatch.setattr(PatchTransformer, "files", classmethod(lambda cls, options: []))
+    real = pipeline.try_out
+    monkeypatch.setattr(pipeline, "try_out", lambda system: starts_from_published(system) or real(system))
 
 
 def within(part, whole):
@@ -59,7 +105,7 @@ def within(part, whole):
 
 
 @pytest.mark.parametrize(("system", "profile"), PAIRS)
-def test_plan(system, profile, context):
+def test_plan(system, profile, context, published):
     loaded, overlay = load_system(system), load_profile(profile)
     resolved = resolve(loaded, overlay)
     pipeline.check(resolved)
@@ -82,14 +128,16 @@ def test_plan(system, profile, context):
     for run in runs:
         assert [t.spec["machine"] for t in run.inputs] == [m for m in machines for _ in resolved.branches]
     trainings = [task for task in tasks if task.kind == "train"]
-    expected = sum(len(machines) if e.scope == "machine" else 1 for e in resolved.encoders.values())
+    starts = {digest(e.start.model_dump(mode="json")) for e in resolved.encoders.values() if e.start}
+    expected = sum(len(machines) if e.scope == "machine" else 1 for e in resolved.encoders.values()) + len(starts)
     assert len(trainings) == 2 * expected  # for two seeds
     for task in trainings:
+        encoders = [stage for e in resolved.encoders.values() for stage in (e, e.start) if stage]
         clips = [clip for machine in task.spec["machines"] for clip in context.data.of(machine, "train")]
         longest = max(audio.info(clip.path).seconds for clip in clips)
-        (encoder,) = (e for e in resolved.encoders.values() if e.train.model_dump() == task.spec["encoder"]["train"])
-        backbone = BACKBONES[encoder.backbone.name]
-        assert within(backbone.resolve(encoder.backbone.spec, longest), task.spec["encoder"]["backbone"])
+        backbone = BACKBONES[task.spec["encoder"]["backbone"]["name"]]
+        fitting = [backbone.resolve(e.backbone.spec, longest) for e in encoders if e.backbone.name == backbone.name]
+        assert any(within(options, task.spec["encoder"]["backbone"]) for options in fitting)
 
 
 def test_plan_is_repeatable_and_depends_on_seed_and_profile(context):
@@ -103,7 +151,7 @@ def test_plan_is_repeatable_and_depends_on_seed_and_profile(context):
     assert not keys("quick", 0) & keys("full", 0)
 
 
-def test_all_systems_together_share_what_is_equal(context):
+def test_all_systems_together_share_what_is_equal(context, published):
     """The two systems on the official autoencoder train it once."""
     systems = [load_system(name) for name in system_names()]
     for profile in PROFILES:

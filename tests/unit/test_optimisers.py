@@ -34,7 +34,7 @@ class Slope(nn.Module):
 def train(tmp_path, slope, **options):
     learner = Slope(slope)
     options = Train(epochs=EPOCHS, batch_size=4, lr=LR, **options)
-    losses = fit(learner, Examples(), options, seed=0, checkpoint_file=tmp_path / "c", device="cpu")
+    losses = fit(learner, Examples(), options, seed=0, checkpoint_file=tmp_path / "c", device="cpu").losses
     assert len(losses) == (options.max_steps or 2 * EPOCHS)
     return learner.w.detach().numpy(), losses
 

@@ -46,7 +46,7 @@ def test_values_of_another_type_are_refused(family: Registry, name: str, options
 
 @pytest.mark.parametrize("name", [None, 3, ["knn"], "knnn"])
 def test_names_that_are_none(name: object) -> None:
-    with pytest.raises(AsdError, match=r'There is no scorer ".*Known: knn'):
+    with pytest.raises(AsdError, match=r'There is no scorer ".*Known: .*knn'):
         SCORERS.check({"name": name})
     with pytest.raises(AsdError, match='There is no scorer ""'):
         SCORERS.check({})
@@ -67,12 +67,12 @@ def test_defaults_of_every_plugin_pass_its_own_check(family: Registry) -> None:
 
 
 def test_resolved_fills_in_defaults_and_leaves_out_what_the_caller_adds() -> None:
-    assert LOSSES.resolved({"name": "subcluster_adacos"}).keys() == {"name", "subclusters", "trainable"}
+    assert LOSSES.resolved({"name": "subcluster_adacos"}).keys() == {"name", "subclusters", "trainable", "dynamic"}
     assert BACKBONES.resolved({"name": "multiresnet", "seconds": 6})["spectrograms"][0] == [256, 128]  # not a tuple
     assert FUSIONS.resolved({"name": "weighted", "weights": [1, 2]}) == {
         "name": "weighted", "weights": [1.0, 2.0], "normalise": "none",
     }  # fmt: skip
-    assert OBJECTIVES.resolved(CLASSIFICATION) == CLASSIFICATION | {"mixup": 0.0}
+    assert OBJECTIVES.resolved(CLASSIFICATION).items() > (CLASSIFICATION | {"mixup": 0.0}).items()
 
 
 def test_a_suggestion_for_anything() -> None:

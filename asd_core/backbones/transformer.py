@@ -1,0 +1,286 @@
+"""What BEATs and EAT share: a filter bank cut into 16×16 patches, transformer blocks over them, and on top a
+pooling and a head of our own, adapted to the data at hand in full, in part or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from asd_core import weights
+from asd_core.backbones import pretrained
+from asd_core.backbones.base import Backbone, fit_length
+from asd_core.backbones.head import build_head
+from asd_core.backbones.pooling import POOLINGS
+from asd_core.types import SAMPLE_RATE, AsdError
+
+PATCH = 16  # frames and mel bands of a patch
+BANDS = 8  # patches along frequency: 128 mel bands
+SHORTEST = 400 + 15 * 160  # samples of one patch
+LAYER = re.compile("[a-z]+")  # what comes before the number of a layer in an output's name
+
+
+class Trunk(nn.Module, ABC):
+    """Filter bank, patches and transformer blocks. Tokens are time-major: index t · 8 + f, f = 0 the lowest band,
+    after a leading CLS token where there is one."""
+
+    family: ClassVar[str]  # of published checkpoints: "beats" or "eat"
+    lora_targets: ClassVar[tuple[str, ...]]  # endings of the names of the projections that low-rank updates go to
+    has_cls: ClassVar[bool] = False
+    depth: int  # blocks
+    width: int  # D
+    blocks: nn.ModuleList
+
+    @abstractmethod
+    def fbank(self, wave: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(B, T) in [-1, 1] with (B,) valid samples → (B, frames, 128) normalised filter bank, (B,) valid frames."""
+
+    @abstractmethod
+    def patches(self, frames: Tensor) -> Tensor:
+        """(B,) valid frames → (B,) time steps of the patch grid."""
+
+    @abstractmethod
+    def forward(
+        self, fbank: Tensor, frames: Tensor | None = None, layers: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Hidden states (B, tokens, D) by layer: 0 enters the first block, l leaves block l; default: the last.
+
+        Tokens beyond the valid `frames` (B,) are masked out, so that a clip in a padded batch gives what it gives
+        alone; None: all frames count.
+        """
+
+    @abstractmethod
+    def depth_of(self, parameter: str) -> int:
+        """Blocks between a parameter and the output: 0 in the last block, `depth` before the first."""
+
+    @classmethod
+    @abstractmethod
+    def architecture(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of this trunk's constructor that the configuration inside a published checkpoint asks for."""
+
+    @abstractmethod
+    def adopt(self, tensors: Mapping[str, Tensor]) -> None:
+        """Load published weights, strictly.
+
+        Raises:
+            AsdError: names or shapes do not fit.
+        """
+
+
+class PatchTransformer(Backbone):
+    """Clip embeddings from hidden states: trunk → pooling → head.
+
+    Outputs: "clip" (B, E) embedding of the last layer; "layer<l>" the same from hidden state l, through the same
+    pooling and head; "patches" and "patches<l>" (B, T, 8, D) grids of hidden states.
+
+    Args:
+        pooling: {"name": …} of `backbones.pooling`.
+        head: layers after the pooling (see `backbones.head`); what leaves it is the embedding.
+        checkpoint: published weights to start from, by their name in configs/weights.yaml or by path; without, the
+            network starts from random weights or from an earlier training.
+        architecture: options of the trunk; default: those of the checkpoint, else of the published base model.
+        adapt: what is trained beside pooling and head: "full" everything, "top" the last `top_blocks` blocks,
+            "frozen" nothing, "lora" low-rank updates of rank `lora_rank`, scaled by `lora_alpha` / rank, of the
+            attention's projections.
+        seconds: input length; default: each clip whole. In training, `train_seconds` comes first where given.
+        shorter: clips below `seconds` are kept ("keep"), repeated ("tile") or followed by digital silence ("zeros"),
+            which is masked in training and heard when embedding, as the UNIS team's code does.
+        longer: the excerpt of clips above `seconds` that is embedded; training draws one at random.
+        peak: scale every excerpt to a peak of 1.
+        time_mask, mel_mask: SpecAugment in training: at most this many frames, mel bands are set to the mean, each
+            with `mask_probability` (Park et al., Interspeech 2019).
+    """
+
+    input = "waveform"
+    cpu_batch = 4  # measured: larger batches leave the cache
+    trunk_type: ClassVar[type[Trunk]]
+
+    def __init__(
+        self,
+        pooling: dict[str, Any],
+        head: list[str | dict[str, float]] = (),  # type: ignore[assignment]
+        checkpoint: str | None = None,
+        architecture: dict[str, Any] | None = None,
+        adapt: Literal["full", "top", "frozen", "lora"] = "full",
+        top_blocks: int = 4,
+        lora_rank: int = 64,
+        lora_alpha: float = 8.0,
+        seconds: float | None = None,
+        train_seconds: float | None = None,
+        shorter: Literal["keep", "tile", "zeros"] = "keep",
+        longer: Literal["first", "centre"] = "first",
+        peak: bool = False,
+        time_mask: int = 0,
+        mel_mask: int = 0,
+        mask_probability: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if adapt == "frozen" and (time_mask or mel_mask):
+            raise ValueError("a frozen encoder hears every clip once, so nothing can be masked at random")
+        self.is_pretrained = False
+        self.checkpoint, self.architecture, self.adapt = checkpoint, architecture or {}, adapt
+        self.samples = None if seconds is None else round(seconds * SAMPLE_RATE)
+        self.train_samples = self.samples if train_seconds is None else round(train_seconds * SAMPLE_RATE)
+        self.shorter, self.longer, self.peak = shorter, longer, peak
+        self.masks = (time_mask, mel_mask, mask_probability)
+        self.trunk = self.trunk_type(**self.architecture)
+        self.pooling = POOLINGS.create(pooling, "pooling", width=self.trunk.width)
+        self.head = build_head(self.pooling.out_dim, list(head))
+        self.embed_dim = self.head.out_dim
+        layers = range(1, self.trunk.depth + 1)
+        self.outputs = ("clip", "patches", *(f"{kind}{layer}" for kind in ("layer", "patches") for layer in layers))
+        self._choose_trainable(top_blocks, lora_rank, lora_alpha)
+
+    def _choose_trainable(self, top_blocks: int, lora_rank: int, lora_alpha: float) -> None:
+        if self.adapt == "full":
+            return
+        self.trunk.requires_grad_(False)
+        if self.adapt == "top":
+            for block in self.trunk.blocks[-top_blocks:]:
+                block.requires_grad_(True)
+        elif self.adapt == "lora":
+            from asd_core.backbones.lora import add_lora
+
+            add_lora(self.trunk, self.trunk.lora_targets, lora_rank, lora_alpha)
+
+    # ------------------------------------------------------------ weights
+
+    @classmethod
+    def resolve(cls, options: dict[str, Any], longest_seconds: float) -> dict[str, Any]:
+        if options.get("checkpoint") is None:
+            return options
+        try:
+            file = weights.locate(options["checkpoint"])
+        except AsdError:
+            return options  # `files` tells the user; the sizes of the published base model stand in until then
+        found = pretrained.read_config(file)
+        cls._check_family(found.family, file)
+        return {**options, "architecture": cls.trunk_type.architecture(found.config) | (options.get("architecture") or {})}
+
+    @classmethod
+    def files(cls, options: dict[str, Any]) -> list[Path]:
+        return [] if options.get("checkpoint") is None else [weights.locate(options["checkpoint"])]
+
+    @classmethod
+    def _check_family(cls, family: str, file: Path) -> None:
+        if family != cls.trunk_type.family:
+            raise AsdError(f"{file} holds weights of {family}, but the system asks for {cls.trunk_type.family}.")
+
+    def begin(self, earlier: Backbone | None) -> None:
+        if earlier is not None:
+            if not isinstance(earlier, type(self)):
+                raise AsdError(f'Backbone "{self.name}" cannot start from a trained "{earlier.name}".')
+            self._copy(earlier.trunk)
+            self.is_pretrained = True
+        elif self.checkpoint is not None:
+            file = weights.locate(self.checkpoint)
+            found = pretrained.read(file)
+            self._check_family(found.family, file)
+            fresh = self.trunk_type(**self.architecture)
+            fresh.adopt(found.tensors)
+            self._copy(fresh)
+            self.is_pretrained = True
+
+    @torch.no_grad()
+    def _copy(self, trunk: Trunk) -> None:
+        """Weights of an unadapted trunk into this one, whose projections low-rank updates may have wrapped."""
+        own = {name.replace(".base_layer", ""): value for name, value in self.trunk.state_dict().items()}
+        try:
+            for name, value in trunk.state_dict().items():
+                own[name].copy_(value)
+        except (KeyError, RuntimeError) as error:
+            raise AsdError(f"The earlier weights do not fit this architecture: {error}") from error
+
+    def depths(self) -> dict[str, int]:
+        if not self.is_pretrained:
+            return {}
+        return {f"trunk.{name}": self.trunk.depth_of(name) for name, _ in self.trunk.named_parameters()}
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.adapt == "frozen":
+            self.trunk.eval()
+        return self
+
+    # ------------------------------------------------------------ clips
+
+    def prepare(self, x: np.ndarray, start: float | None = None) -> np.ndarray:
+        samples = self.samples if start is None else self.train_samples
+        if samples is not None and len(x) > samples:
+            x = fit_length(x, samples, 0.5 if start is None and self.longer == "centre" else start)
+        if self.peak:
+            x = x / (np.abs(x).max() + 1e-6)
+        if samples is not None and len(x) < samples:
+            if self.shorter == "tile":
+                x = fit_length(x, samples, start)
+            elif self.shorter == "zeros":
+                x = np.pad(x, (0, samples - len(x)))
+        return x
+
+    def _embed(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None) -> dict[str, Tensor]:
+        layer_of = {output: int(LAYER.sub("", output) or self.trunk.depth) for output in outputs}
+        hidden, valid = self.hidden(x, lengths, set(layer_of.values()))
+        result = {}
+        for output, layer in layer_of.items():
+            grid = output.startswith("patches")
+            result[output] = self.grid(hidden[layer]) if grid else self.pooled(hidden[layer], valid)
+        return result
+
+    def hidden(
+        self, x: Tensor, lengths: Tensor | None = None, layers: Collection[int] | None = None
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """Hidden states (B, tokens, D) by layer of waveforms (B, T), and which patch tokens count (B, T · 8)."""
+        if self.training and self.shorter == "zeros":
+            lengths = (torch.arange(1, x.shape[1] + 1, device=x.device) * (x != 0)).amax(1).clamp_min(SHORTEST)
+        if lengths is not None and lengths.device.type == "cpu" and bool((lengths == x.shape[1]).all()):
+            lengths = None
+        with torch.autocast(x.device.type, enabled=False):
+            fbank, frames = self.trunk.fbank(x, lengths)
+            if self.training:
+                fbank = mask_bank(fbank, *self.masks)
+        hidden = self.trunk(fbank, None if lengths is None else frames, layers)
+        if lengths is None:
+            return hidden, None
+        any_layer = next(iter(hidden.values()))
+        tokens = torch.arange(any_layer.shape[1] - self.trunk.has_cls, device=x.device)
+        return hidden, tokens < (self.trunk.patches(frames) * BANDS)[:, None]
+
+    def pooled(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
+        """(B, tokens, D) of any layer → (B, E)."""
+        if self.pooling.takes_cls or not self.trunk.has_cls:
+            tokens = hidden
+        else:
+            tokens = hidden[:, 1:]
+        return self.head(self.pooling(tokens.float(), valid))
+
+    def from_tokens(self, hidden: Tensor, counts: Tensor) -> Tensor:
+        """Stored hidden states (B, tokens, D), of which (B,) `counts` are the clip's, → (B, E)."""
+        tokens = torch.arange(hidden.shape[1], device=hidden.device)
+        valid = (tokens < counts[:, None])[:, int(self.trunk.has_cls) :]
+        return self.pooled(hidden, valid)
+
+    def grid(self, hidden: Tensor) -> Tensor:
+        """(B, tokens, D) → (B, T, 8, D) without the CLS token."""
+        return hidden[:, int(self.trunk.has_cls) :].unflatten(1, (-1, BANDS))
+
+
+def mask_bank(fbank: Tensor, time: int, mel: int, probability: float) -> Tensor:
+    """SpecAugment on (B, frames, bands): one stretch of frames and one of bands per clip set to 0, the mean."""
+    for axis, widest in ((1, time), (2, mel)):
+        if not widest:
+            continue
+        size, count = fbank.shape[axis], len(fbank)
+        width = torch.randint(0, min(widest, size) + 1, (count, 1), device=fbank.device)
+        width = width * (torch.rand(count, 1, device=fbank.device) < probability)
+        first = (torch.rand(count, 1, device=fbank.device) * (size - width + 1)).long()
+        place = torch.arange(size, device=fbank.device)
+        hit = (place >= first) & (place < first + width)  # (B, size)
+        fbank = fbank.masked_fill(hit[:, :, None] if axis == 1 else hit[:, None, :], 0.0)
+    return fbank

@@ -110,11 +110,21 @@ def begin(folder: Path) -> None:
 
 
 def finish(folder: Path, **facts: Any) -> None:
-    """Declare a folder complete: the record of how it was made and of what it holds, written last."""
+    """Declare a folder complete: the record of how it was made and of what it holds, written last. Hidden files, such
+    as checkpoints, served the work and go."""
     packages = {name: version(name) for name in RECORDED_PACKAGES}
     files = {path.name: path.stat().st_size for path in folder.iterdir() if not path.name.startswith(".")}
     meta = {"created": time.time(), "asd_studio": __version__, "git": git_commit(), "packages": packages}
     write_json(folder / "meta.json", meta | {"files": files} | facts)
+    remove_hidden(folder)
+
+
+def remove_hidden(folder: Path) -> None:
+    for path in folder.glob(".*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def is_done(folder: Path) -> bool:

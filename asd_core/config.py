@@ -294,7 +294,8 @@ def system_variant(system: System, variant: str) -> System:
 
 
 def _merged(values: Any, changes: Any) -> Any:
-    if isinstance(values, dict) and isinstance(changes, dict):
+    """`values` with `changes` key by key, at any depth; another plug-in keeps no option of the one before."""
+    if isinstance(values, dict) and isinstance(changes, dict) and changes.get("name") in (None, values.get("name")):
         return values | {key: _merged(values.get(key), change) for key, change in changes.items()}
     return changes
 
@@ -311,7 +312,7 @@ def resolve(system: System, profile: Profile) -> System:
         if overlay is None:
             continue
         for part in ("backbone", "objective", "train"):
-            encoder[part].update(getattr(overlay, part))
+            encoder[part] = _merged(encoder[part], getattr(overlay, part))
         encoder["start"] = overlay.start or encoder["start"]
         encoder["notice"] = overlay.notice or encoder["notice"]
         for branch in values["branches"]:

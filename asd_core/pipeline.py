@@ -7,7 +7,6 @@ computed twice; `execute` does one task. Where tasks run is the business of `eng
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -49,7 +48,6 @@ from asd_core.views import VIEWS, View
 READING_VERSION = 1  # data.audio
 TRAINING_VERSION = 2  # the loop and the losses
 VERDICT_VERSION = 1  # fusion, decision, metrics
-GPU_BATCH = 64  # clips embedded together on a GPU
 VIEW_ITSELF = "view"  # what is scored where there is no network
 
 log = logging.getLogger(__name__)
@@ -288,7 +286,7 @@ def _train_tasks(name: str, encoder: Encoder, context: Context, machines: list[s
     backbone, objective = BACKBONES[encoder.backbone.name], OBJECTIVES[encoder.objective.name]
     view = VIEWS[encoder.view.name]
     versions = [READING_VERSION, TRAINING_VERSION, backbone.version, objective.version, view.version]
-    earlier = _train_tasks(f"{name}'s start", encoder.start, context, machines, seed) if encoder.start else {}
+    earlier = _train_tasks(f"start of {name}", encoder.start, context, machines, seed) if encoder.start else {}
     try:
         files = [context.digest(path) for path in backbone.files(encoder.backbone.spec)]
     except AsdError as error:
@@ -398,8 +396,8 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     backbone = BACKBONES.create(encoder["backbone"], task.title)
     backbone.begin(load_encoder(task.inputs[0].folder(context.workspace)) if task.inputs else None)
     objective = OBJECTIVES.create(encoder["objective"], task.title)
-    scratch = folder / "scratch"
-    problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed, scratch)
+    # hidden: what only serves the work is deleted once the task is declared done
+    problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed, folder / ".scratch")
     history = loop.fit(
         problem.learner,
         problem.examples,
@@ -408,19 +406,23 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
         held_out=problem.held_out,
         depths=problem.depths,
         weights=problem.weights,
-        checkpoint_file=folder / "checkpoint.safetensors",
+        checkpoint_file=folder / ".checkpoint.safetensors",
         checkpoint_seconds=context.checkpoint_seconds,
         device=context.device,
         progress=lambda fraction, message, **values: progress(fraction, f"{task.title}: {message}", **values),
     )
+
+    if options.warmup_steps and options.warmup_steps >= len(history.losses):
+        problem.notices.append(
+            f"The training ended after {len(history.losses)} steps, in the middle of its warm-up of "
+            f"{options.warmup_steps}: these clips are few for this recipe."
+        )
 
     def keep() -> dict[str, Any]:
         extra = objective.finish(problem, history.losses, options.batch_size, seed)
         checkpoint.save_weights(folder / "model.safetensors", backbone)
         write_arrays(folder / "losses.npz", losses=history.losses, held_out=history.held_out)
         write_arrays(folder / "extra.npz", **extra)
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-        shutil.rmtree(scratch, ignore_errors=True)
         parameters = sum(p.numel() for p in backbone.parameters())
         return {
             "backbone": encoder["backbone"],
@@ -448,12 +450,23 @@ def load_encoder(folder: Path) -> Any:
 def _embed(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
     clips = context.data.of(task.spec["machine"])
     trained = task.inputs[0].folder(context.workspace) if task.inputs else None
-    found = embed(clips, task.spec["view"], trained, task.spec["outputs"], context.device, progress, task.title)
+    bf16 = _embeds_in_bf16(trained, context.device)
+    found = embed(clips, task.spec["view"], trained, task.spec["outputs"], context.device, bf16, progress, task.title)
     splits = np.array([clip.split for clip in clips])
     for output, embeddings in found.items():
         for split in (TRAIN, TEST):
             write_embeddings(_embeddings_file(folder, split, output), embeddings[splits == split])
-    return {}
+    return {"bf16": bf16}
+
+
+def _embeds_in_bf16(trained: Path | None, device: str) -> bool:
+    """What the precision of a training means for embedding on this device."""
+    if trained is None:
+        return False
+    from asd_core.training import loop
+
+    precision = read_json(trained / "meta.json")["spec"]["encoder"]["train"]["precision"]
+    return loop.use_bf16(precision, loop.pick_device(device))
 
 
 def _embeddings_file(folder: Path, split: str, output: str) -> Path:
@@ -466,6 +479,7 @@ def embed(
     trained: Path | None,
     outputs: Sequence[str] = (),
     device: str = "auto",
+    bf16: bool = False,
     progress: Progress = no_progress,
     title: str = "embed",
 ) -> dict[str, EmbeddingSet]:
@@ -486,11 +500,10 @@ def embed(
         backbone = load_encoder(trained)
         target = loop.pick_device(device)
         backbone.to(target)
-        size = GPU_BATCH if target.type == "cuda" else backbone.cpu_batch
-        precision = read_json(trained / "meta.json")["spec"]["encoder"]["train"]["precision"]
-        bf16 = loop.use_bf16(precision, target)
         with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=bf16):
-            for batch in _equal_lengths(stream(clips, lambda wave: backbone.prepare(view(wave))), size):
+            for batch in _equal_lengths(
+                stream(clips, lambda wave: backbone.prepare(view(wave))), backbone.batch_on(target)
+            ):
                 found = backbone.embed_all(torch.from_numpy(batch).to(target), outputs)
                 for output, values in found.items():
                     rows[output] += list(values.cpu().numpy())
@@ -564,7 +577,9 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
     notices = [encoder.notice for encoder in system.encoders.values() if encoder.notice]
     notices += [said for t in trained for said in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
     if is_transductive(system):
-        notices.append("Transductive: what is said of a clip depends on the other test clips. Not for a running machine.")
+        notices.append(
+            "Transductive: what is said of a clip depends on the other test clips. Not for a running machine."
+        )
     progress(0.0, task.title)
     for machine, branches in by_machine.items():
         streams = [read_table(branches[name].folder(context.workspace) / "scores.parquet") for name in names]
@@ -709,11 +724,12 @@ def score_files(
     passes: dict[Path, dict[str, EmbeddingSet]] = {}  # branches may share one
     for branch in system.branches:
         embedded, trained = _stored(workspace, run.record["scores"][machine][branch.name])
-        spec = read_json(embedded / "meta.json")["spec"]
+        meta = read_json(embedded / "meta.json")
         output = branch.output if trained else VIEW_ITSELF
         train = read_embeddings(_embeddings_file(embedded, TRAIN, output))
         if embedded not in passes:
-            passes[embedded] = embed(clips, spec["view"], trained, spec["outputs"], device)
+            spec = meta["spec"]
+            passes[embedded] = embed(clips, spec["view"], trained, spec["outputs"], device, meta["bf16"])
         test = passes[embedded][output]
         own = train[train.sections == section]
         if not len(own):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from asd_core.types import AsdError
@@ -26,8 +27,9 @@ class Backbone(nn.Module, ABC):
     outputs: tuple[str, ...] = ("clip",)
     batch_outputs: ClassVar[tuple[str, ...]] = ()  # those whose training leaves scores of mini-batches
     needs_length: ClassVar[bool] = False  # whether `resolve` looks at the longest clip
-    cpu_batch: ClassVar[int] = 32  # clips embedded together on a CPU; large networks like few (cache)
+    cpu_batch: ClassVar[int] = 32  # clips embedded together on a CPU
     embed_dim: int  # of output "clip"
+    masks_own_padding: bool = False  # a mixed training clip is as long as its own recording, not as the longer one
 
     @classmethod
     def resolve(cls, options: dict[str, Any], longest_seconds: float) -> dict[str, Any]:
@@ -47,6 +49,14 @@ class Backbone(nn.Module, ABC):
         """Before training: take the weights of an `earlier` training, or those of a published checkpoint."""
         if earlier is not None:
             raise AsdError(f'Backbone "{self.name}" cannot start from another training.')
+
+    def batch_on(self, device: torch.device) -> int:
+        """How many clips to embed together."""
+        return self.cpu_batch if device.type == "cpu" else 64
+
+    def valid_samples(self, x: np.ndarray) -> int:
+        """How many samples of a prepared training clip are not padding."""
+        return len(x)
 
     def prepare(self, x: np.ndarray, start: float | None = None) -> np.ndarray:
         """Bring one clip's view to the length the network takes.

@@ -89,10 +89,14 @@ class PatchTransformer(Backbone):
         adapt: what is trained beside pooling and head: "full" everything, "top" the last `top_blocks` blocks,
             "frozen" nothing, "lora" low-rank updates of rank `lora_rank`, scaled by `lora_alpha` / rank, of the
             attention's projections.
-        seconds: input length; default: each clip whole. In training, `train_seconds` comes first where given.
-        shorter: clips below `seconds` are kept ("keep"), repeated ("tile") or followed by digital silence ("zeros"),
-            which is masked in training and heard when embedding, as the UNIS team's code does.
-        longer: the excerpt of clips above `seconds` that is embedded; training draws one at random.
+        seconds: input length; default: each clip whole.
+        train_seconds: train on random excerpts of this length instead (not those of a frozen encoder, which hears
+            every clip once).
+        shorter: clips below `seconds` are kept ("keep"), repeated ("tile") or followed by digital silence ("zeros").
+            "zeros_masked": in training such silence takes no part in attention, though the pooling counts it, and is
+            heard like all else when embedding; so does the UNIS team's code.
+        longer: which excerpt of clips above `seconds`: the "first"; at "random" in training and the first when
+            embedding; or "random_centre", the middle when embedding.
         peak: scale every excerpt to a peak of 1.
         time_mask, mel_mask: SpecAugment in training: at most this many frames, mel bands are set to the mean, each
             with `mask_probability` (Park et al., Interspeech 2019).
@@ -114,8 +118,8 @@ class PatchTransformer(Backbone):
         lora_alpha: float = 8.0,
         seconds: float | None = None,
         train_seconds: float | None = None,
-        shorter: Literal["keep", "tile", "zeros"] = "keep",
-        longer: Literal["first", "centre"] = "first",
+        shorter: Literal["keep", "tile", "zeros", "zeros_masked"] = "keep",
+        longer: Literal["first", "random", "random_centre"] = "random",
         peak: bool = False,
         time_mask: int = 0,
         mel_mask: int = 0,
@@ -127,8 +131,9 @@ class PatchTransformer(Backbone):
         self.is_pretrained = False
         self.checkpoint, self.architecture, self.adapt = checkpoint, architecture or {}, adapt
         self.samples = None if seconds is None else round(seconds * SAMPLE_RATE)
-        self.train_samples = self.samples if train_seconds is None else round(train_seconds * SAMPLE_RATE)
+        self.train_samples = None if train_seconds is None else round(train_seconds * SAMPLE_RATE)
         self.shorter, self.longer, self.peak = shorter, longer, peak
+        self.masks_own_padding = shorter == "zeros_masked"
         self.masks = (time_mask, mel_mask, mask_probability)
         self.trunk = self.trunk_type(**self.architecture)
         self.pooling = POOLINGS.create(pooling, "pooling", width=self.trunk.width)
@@ -162,7 +167,10 @@ class PatchTransformer(Backbone):
             return options  # `files` tells the user; the sizes of the published base model stand in until then
         found = pretrained.read_config(file)
         cls._check_family(found.family, file)
-        return {**options, "architecture": cls.trunk_type.architecture(found.config) | (options.get("architecture") or {})}
+        return {
+            **options,
+            "architecture": cls.trunk_type.architecture(found.config) | (options.get("architecture") or {}),
+        }
 
     @classmethod
     def files(cls, options: dict[str, Any]) -> list[Path]:
@@ -212,21 +220,38 @@ class PatchTransformer(Backbone):
     # ------------------------------------------------------------ clips
 
     def prepare(self, x: np.ndarray, start: float | None = None) -> np.ndarray:
-        samples = self.samples if start is None else self.train_samples
+        samples = self.samples
+        if start is not None and self.train_samples is not None:
+            samples = self.train_samples
+        elif self.longer == "first":
+            start = None
+        elif start is None and self.longer == "random_centre":
+            start = 0.5
         if samples is not None and len(x) > samples:
-            x = fit_length(x, samples, 0.5 if start is None and self.longer == "centre" else start)
+            x = fit_length(x, samples, start)
         if self.peak:
             x = x / (np.abs(x).max() + 1e-6)
         if samples is not None and len(x) < samples:
             if self.shorter == "tile":
                 x = fit_length(x, samples, start)
-            elif self.shorter == "zeros":
+            elif self.shorter != "keep":
                 x = np.pad(x, (0, samples - len(x)))
+        if len(x) < SHORTEST:
+            raise AsdError(
+                f"the clip has {len(x)} samples; {self.trunk.family} needs {SHORTEST} (0.175 s). Remove shorter clips."
+            )
         return x
+
+    def valid_samples(self, x: np.ndarray) -> int:
+        if not self.masks_own_padding:
+            return len(x)
+        return max(int(np.flatnonzero(x)[-1:].sum()) + 1, SHORTEST)
 
     def _embed(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None) -> dict[str, Tensor]:
         layer_of = {output: int(LAYER.sub("", output) or self.trunk.depth) for output in outputs}
         hidden, valid = self.hidden(x, lengths, set(layer_of.values()))
+        if self.masks_own_padding:
+            valid = None
         result = {}
         for output, layer in layer_of.items():
             grid = output.startswith("patches")
@@ -237,9 +262,7 @@ class PatchTransformer(Backbone):
         self, x: Tensor, lengths: Tensor | None = None, layers: Collection[int] | None = None
     ) -> tuple[dict[int, Tensor], Tensor | None]:
         """Hidden states (B, tokens, D) by layer of waveforms (B, T), and which patch tokens count (B, T · 8)."""
-        if self.training and self.shorter == "zeros":
-            lengths = (torch.arange(1, x.shape[1] + 1, device=x.device) * (x != 0)).amax(1).clamp_min(SHORTEST)
-        if lengths is not None and lengths.device.type == "cpu" and bool((lengths == x.shape[1]).all()):
+        if lengths is not None and bool((lengths == x.shape[1]).all()):
             lengths = None
         with torch.autocast(x.device.type, enabled=False):
             fbank, frames = self.trunk.fbank(x, lengths)

@@ -123,7 +123,7 @@ class Classification(Objective):
             if self.far is not None or self.mixup or self.mixup_beta is not None:
                 raise AsdError("A frozen encoder's outputs are computed once per clip: leave mixup and far out.")
             every = replace(every, cache=TokenCache(backbone, scratch))
-        training, held_out = split(targets, self.validation, seed)
+        training, held_out = self._split(targets, len(clips), seed)
         learner = Classifier(
             backbone,
             nn.ModuleList(
@@ -144,12 +144,25 @@ class Classification(Objective):
             weights=self._weights(targets[training], [clips[rows[i][0]] for i in training]),
         )
 
+    def _split(self, targets: np.ndarray, clips: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on and held-out ones; all microphones of a clip are on one side."""
+        training, held_out = split(targets[:clips], self.validation, seed)
+        if self.validation and not len(held_out):
+            raise AsdError(
+                f"{self.validation:.0%} of {clips} training clips are to be held out, but there is one clip of each "
+                f"class. Record more, or set the objective's validation to 0 and remove patience."
+            )
+        rows = np.arange(len(targets))
+        return tuple(np.flatnonzero(np.isin(rows % clips, part)) for part in (training, held_out))  # type: ignore[return-value]
+
     def _views(self, clips: Sequence[Clip], view: View) -> ViewCache:
         """Both microphones where training needs them, else the encoder's own view."""
         if self.far is None and self.channels == ["near"]:
             return ViewCache(clips, view)
         if not isinstance(view, Waveform):
             raise AsdError(f'Training on both microphones needs the view "waveform", not "{view.name}".')
+        if view.channel not in self.channels:
+            raise AsdError(f"Training hears {', '.join(self.channels)}, but the encoder's view is {view.channel}.")
         return ViewCache(clips, Stereo())
 
     def _classes(self, rows: Sequence[tuple[Clip, Channel]]) -> tuple[list[str], list[str]]:
@@ -261,24 +274,32 @@ class LabelledClips:
         x, lengths = self._waves(chosen, generator if self.is_random else None)
         if self.is_random and self.mix is not None:
             x, labels, mixing = self.mix(x, labels, generator)
-            lengths = mixing.lengths(lengths)
+            lengths = lengths if self.backbone.masks_own_padding else mixing.lengths(lengths)
         return x, lengths, labels, self.attributes[chosen]
 
     def _waves(self, chosen: np.ndarray, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Waveforms (B, T) and lengths (B,); without a generator as embedding takes them."""
         waves = self.views.batch([self.rows[i][0] for i in chosen])
-        if self.far is not None:
-            low, high = self.far if generator is not None else (0.0, 0.0)
-            amounts = low + (high - low) * torch.rand(len(waves), generator=generator).numpy()
-            waves = [mix_far(wave, amount) for wave, amount in zip(waves, amounts, strict=True)]
-        elif waves[0].ndim == 2:
-            waves = [microphone(wave, self.rows[i][1]) for wave, i in zip(waves, chosen, strict=True)]
-        starts = [None] * len(waves) if generator is None else torch.rand(len(waves), generator=generator).tolist()
-        prepared = [
-            torch.from_numpy(self.backbone.prepare(wave, start)) for wave, start in zip(waves, starts, strict=True)
-        ]
-        lengths = torch.tensor([len(wave) for wave in prepared])
-        return nn.utils.rnn.pad_sequence(prepared, batch_first=True), lengths
+        count = len(waves)
+        starts: list[float | None] = [None] * count
+        amounts = [0.0] * count
+        if generator is not None:
+            if self.far is not None:
+                low, high = self.far
+                amounts = (low + (high - low) * torch.rand(count, generator=generator)).tolist()
+            starts = torch.rand(count, generator=generator).tolist()
+        prepared, lengths = [], []
+        for row, wave, amount, start in zip(chosen, waves, amounts, starts, strict=True):
+            clip, channel = self.rows[row]
+            try:
+                if wave.ndim == 2:
+                    wave = mix_far(wave, amount) if self.far is not None else microphone(wave, channel)
+                x = self.backbone.prepare(wave, start)
+            except AsdError as error:
+                raise AsdError(f"{self.views.clips[clip].path}: {error}") from error
+            prepared.append(torch.from_numpy(x))
+            lengths.append(len(x) if generator is None else self.backbone.valid_samples(x))
+        return nn.utils.rnn.pad_sequence(prepared, batch_first=True), torch.tensor(lengths)
 
 
 def mix_far(wave: np.ndarray, amount: float) -> np.ndarray:
@@ -300,7 +321,7 @@ def split(targets: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.
         count = min(round(share * len(rows)), len(rows) - 1)
         held_out[rows[:count]] = True
         spare += list(rows[:1]) if count == 0 and len(rows) > 1 else []
-    lacking = round(share * len(targets)) - int(held_out.sum())
+    lacking = (max(1, round(share * len(targets))) if share else 0) - int(held_out.sum())
     held_out[rng.permutation(np.array(spare, dtype=int))[: max(lacking, 0)]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 

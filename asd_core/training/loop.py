@@ -97,6 +97,11 @@ def fit(
             "a share for validation, or remove patience."
         )
     processes = join(device)
+    if processes.world > 1 and any(getattr(module, "sees_batch", False) for module in learner.modules()):
+        raise AsdError(
+            "A loss of this system looks at each batch as a whole (moving centres, a moving scale or heads for single "
+            "attributes), so several processes cannot share it. Run it without `accelerate launch`."
+        )
     training = _Training(learner, examples, held_out, options, seed, processes, depths or {}, weights)
     training.tells_to(progress, report_seconds)
     training.saves_to(checkpoint_file, checkpoint_seconds)

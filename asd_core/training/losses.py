@@ -22,6 +22,7 @@ class Loss(nn.Module, ABC):
 
     name: ClassVar[str]
     linear_in_labels: ClassVar[bool] = True  # mixed labels give the mixed losses, a row of zeros adds nothing
+    sees_batch: bool = False  # whether the batch as a whole matters, so that several processes cannot share it
 
     def __init__(self, dim: int, classes: int) -> None:
         super().__init__()
@@ -126,7 +127,7 @@ class SubclusterAdaCos(Loss):
         super().__init__(dim, classes)
         if classes * subclusters < 3:
             raise ValueError(f"{classes} classes of {subclusters} sub-clusters: the scale √2·ln(2 − 1) would be 0")
-        self.subclusters, self.dynamic = subclusters, dynamic
+        self.subclusters, self.dynamic, self.sees_batch = subclusters, dynamic, dynamic
         self.centres = nn.Parameter(torch.empty(dim, classes * subclusters), requires_grad=trainable)
         nn.init.xavier_uniform_(self.centres)
         # a scale that moves is part of what was learnt
@@ -163,7 +164,7 @@ class AdaProj(Loss):
         self, dim: int, classes: int, subspace: int = 32, trainable: bool = True, dynamic: bool = False
     ) -> None:
         super().__init__(dim, classes)
-        self.dynamic = dynamic
+        self.dynamic = self.sees_batch = dynamic
         self.centres = nn.Parameter(torch.randn(classes, subspace, dim), requires_grad=trainable)
         scale = torch.tensor(math.sqrt(2) * math.log(max(classes, 3) - 1))
         self.register_buffer("scale", scale, persistent=dynamic)
@@ -190,6 +191,7 @@ class Center(Loss):
     """
 
     name = "center"
+    sees_batch = True
 
     def __init__(self, dim: int, classes: int, lr: float = 0.5) -> None:
         super().__init__(dim, classes)
@@ -257,6 +259,8 @@ class AttributeHeads(nn.Module):
         sizes: number of values of each attribute; its order is that of the targets' columns.
         loss: name of a loss that is linear in its labels.
     """
+
+    sees_batch = True  # a mean over the clips that have the attribute
 
     def __init__(self, dim: int, sizes: Mapping[str, int], loss: str = "cross_entropy") -> None:
         super().__init__()

@@ -75,6 +75,7 @@ class ViewCache:
         missing = [i for i in indices if i not in self.kept]
         fresh = dict(zip(missing, stream([self.clips[i] for i in missing], self.view), strict=True))
         for i, value in fresh.items():
+            value = value.copy() if value.base is not None else value  # one row would keep all microphones
             if value.nbytes <= self.room:
                 self.room -= value.nbytes
                 self.kept[i] = value

@@ -31,17 +31,18 @@ class TokenCache:
         waveforms and lengths of the rows that are not there yet."""
         tokens = {row: self._read(row) for row in rows.tolist()}
         missing = [row for row, value in tokens.items() if value is None]
-        for first in range(0, len(missing), self.backbone.cpu_batch):
-            part = missing[first : first + self.backbone.cpu_batch]
-            for row, value in zip(part, self._compute(*waves(np.array(part))), strict=True):
+        device = next(self.backbone.trunk.parameters()).device
+        size = self.backbone.batch_on(device)
+        for first in range(0, len(missing), size):
+            part = missing[first : first + size]
+            for row, value in zip(part, self._compute(device, *waves(np.array(part))), strict=True):
                 self._keep(row, value)
                 tokens[row] = value
         found = [torch.from_numpy(tokens[row]) for row in rows.tolist()]
         return pad_sequence(found, batch_first=True), torch.tensor([len(value) for value in found])
 
     @torch.inference_mode()
-    def _compute(self, waves: Tensor, lengths: Tensor) -> list[np.ndarray]:
-        device = next(self.backbone.trunk.parameters()).device
+    def _compute(self, device: torch.device, waves: Tensor, lengths: Tensor) -> list[np.ndarray]:
         last = self.backbone.trunk.depth
         hidden, valid = self.backbone.hidden(waves.to(device), lengths.to(device), {last})
         tokens = hidden[last].half().cpu().numpy()

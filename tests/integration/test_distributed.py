@@ -64,12 +64,12 @@ def test_street_stopped_and_resumed(tiny_data, tmp_path):
     command = ["-m", "asd_core", "run", SYSTEMS / "tiny-multiresnet.yaml", "--data", tiny_data, "--profile", "full"]
     command += ["--machines", machine, "--device", "cpu", "--workspace", tmp_path, "--checkpoint-seconds", "0"]
     process = start(2, *command)
-    while not list(tmp_path.glob("tasks/train/*/checkpoint.safetensors")) and process.poll() is None:
+    while not list(tmp_path.glob("tasks/train/*/.checkpoint.safetensors")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert "Cancelled. What was finished is kept; the same command continues." in said
-    (unfinished,) = tmp_path.glob("tasks/train/*/checkpoint.safetensors")
+    (unfinished,) = tmp_path.glob("tasks/train/*/.checkpoint.safetensors")
 
     process = start(2, *command)
     said, _ = process.communicate(timeout=120)

@@ -56,7 +56,7 @@ def test_a_system_trains_from_an_official_checkpoint(name, tiny_data, tmp_path):
     assert local.run(tasks, place).computed == len(tasks)
 
     (trained,) = [task.folder(place.workspace) for task in tasks if task.kind == "train"]
-    assert not (trained / "scratch").exists()
+    assert not (trained / ".scratch").exists()
     weights = safetensors.torch.load_file(trained / "model.safetensors")
     published = pretrained.read(GOLDEN / FILES[name]).tensors
     trunk = {key.removeprefix("trunk.").replace(".base_layer", ""): value for key, value in weights.items()}
@@ -85,7 +85,9 @@ def test_the_checkpoint_s_content_is_part_of_the_key(tiny_data, tmp_path):
         stored = torch.load(GOLDEN / "beats_tiny.pt", weights_only=True)
         stored["model"]["encoder.layer_norm.bias"] += change
         torch.save(stored, checkpoint)
-        tasks = pipeline.plan([shrunk("unis-2", tmp_path, checkpoint)], load_profile("full"), context(tiny_data, tmp_path))
+        tasks = pipeline.plan(
+            [shrunk("unis-2", tmp_path, checkpoint)], load_profile("full"), context(tiny_data, tmp_path)
+        )
         keys.append([task.key for task in tasks if task.kind == "train"])
     assert keys[0] == keys[1] != keys[2]
 

@@ -139,7 +139,7 @@ def start(workspace, data, system) -> subprocess.Popen:
 
 
 def newest_checkpoint(workspace: Path) -> int:
-    return max((p.stat().st_mtime_ns for p in workspace.glob("tasks/train/*/checkpoint.safetensors")), default=0)
+    return max((p.stat().st_mtime_ns for p in workspace.glob("tasks/train/*/.checkpoint.safetensors")), default=0)
 
 
 @pytest.mark.parametrize("system", ["tiny-autoencoder", "tiny-multiresnet", "logmel-maha"])

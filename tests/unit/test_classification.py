@@ -194,6 +194,97 @@ def test_a_frozen_encoder_is_asked_once_per_clip(clips, tmp_path):
     assert torch.equal(without_store[0], tokens)
 
 
+@pytest.mark.parametrize("shorter", ["keep", "tile", "zeros"])
+def test_frozen_tokens_are_those_of_embedding_for_padded_clips_too(clips, shorter, tmp_path):
+    """In training as when held out, whatever mode the network is in when a clip is first needed."""
+    net = network(adapt="frozen", seconds=0.7, shorter=shorter, longer="first")
+    examples = objective().problem(net, clips, WAVEFORM, 0, tmp_path).examples
+    rows = np.arange(6)
+    counts = {}
+    for training in (True, False):
+        net.train(training)
+        store = TokenCache(net, None)
+        counts[training] = store.batch(rows, examples._waves)[1].tolist()
+    assert counts[True] == counts[False] == ([32, 24, 24, 32, 24, 24] if shorter == "keep" else [32] * 6)
+
+
+def test_silence_after_a_short_clip(clips):
+    """Heard in both phases, or in training masked in the attention and counted by the pooling."""
+    rows = np.arange(1, 3)  # 0.5 s each
+    lengths = {}
+    for shorter in ("zeros", "zeros_masked"):
+        net = network(seconds=0.7, shorter=shorter)
+        examples = objective(mixup=1.0).problem(net, clips, WAVEFORM, 0).examples
+        x, lengths[shorter], _, _ = examples.load(rows, generator())
+        assert x.shape == (2, 11_200)
+        assert (x[:, 8000:] == 0).all()
+        plain = objective().problem(net, clips, WAVEFORM, 0).examples.plain()
+        assert plain.load(rows, generator())[1].tolist() == [11_200] * 2
+    assert lengths["zeros"].tolist() == [11_200] * 2
+    assert lengths["zeros_masked"].tolist() == [8000] * 2
+    net = network(seconds=0.7, shorter="zeros_masked").train()
+    hidden, valid = net.hidden(x, lengths["zeros_masked"])
+    assert valid.sum(1).tolist() == [24, 24]
+    torch.testing.assert_close(net.embed(x, lengths=lengths["zeros_masked"]), hidden[2].mean(1))
+
+
+def test_a_mixed_clip_is_masked_like_its_own_recording(clips):
+    net = network(seconds=0.7, shorter="zeros_masked")
+    examples = objective(mixup_beta=0.5).problem(net, clips, WAVEFORM, 0).examples
+    x, lengths, _, _ = examples.load(np.array([0, 1]), generator())
+    assert lengths.tolist() == [11_200, 8000]
+
+
+@pytest.mark.parametrize(
+    ("longer", "training", "embedding"), [("first", 0, 0), ("random", 1, 0), ("random_centre", 1, 100)]
+)
+def test_excerpts_of_longer_clips(longer, training, embedding):
+    net = network(seconds=0.5, longer=longer)
+    wave = np.arange(8200, dtype=np.float32)
+    assert net.prepare(wave)[0] == embedding
+    assert {net.prepare(wave, start)[0] > 0 for start in (0.3, 0.9)} == {bool(training)}
+    few = network(seconds=0.5, longer=longer, train_seconds=0.25)
+    assert len(few.prepare(wave, 0.5)) == 4000
+    assert few.prepare(wave, 0.5)[0] > 0
+    assert len(few.prepare(wave)) == 8000
+
+
+def test_both_microphones_of_a_clip_are_on_one_side(clips):
+    problem = objective(channels=["near", "far"], validation=0.3).problem(network(), clips, WAVEFORM, 0)
+    training, held_out = problem.examples.chosen % 20, problem.held_out.chosen % 20
+    assert not set(training) & set(held_out)
+    assert len(problem.held_out) == 2 * len(set(held_out))
+
+
+def test_views_of_one_microphone_do_not_keep_both(clips):
+    views = objective().problem(network(), clips, WAVEFORM, 0).examples.views
+    views.batch(range(4))
+    assert all(view.base is None for view in views.kept.values())
+
+
+@pytest.mark.parametrize(
+    ("channel", "options"),
+    [("far", {"far": [0.0, 0.5]}), ("near", {"channels": ["far"]})],
+)
+def test_training_hears_what_embedding_hears(clips, channel, options):
+    view = VIEWS.create({"name": "waveform", "channel": channel})
+    with pytest.raises(AsdError, match="but the encoder's view is"):
+        objective(**options).problem(network(), clips, view, 0)
+
+
+def test_a_clip_that_is_too_short_is_named(clips, tmp_path):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, np.zeros((1000, 2), dtype=np.float32), 16_000, subtype="FLOAT")
+    short = Clip("fan/train/short.wav", path, "fan", "train", "00", "source")
+    with pytest.raises(AsdError, match=r"short\.wav: the clip has 1000 samples; beats needs 2800"):
+        objective().problem(network(), [*clips, short], WAVEFORM, 0).examples.load(np.array([20]), generator())
+
+
+def test_too_few_clips_to_hold_any_out(clips):
+    with pytest.raises(AsdError, match="there is one clip of each class"):
+        objective(labels=["machine"], validation=0.2).problem(network(), clips[:2], WAVEFORM, 0)
+
+
 @pytest.mark.parametrize("options", [{"mixup": 0.5}, {"mixup_beta": 0.4}, {"far": [0.0, 0.5]}])
 def test_a_frozen_encoder_cannot_hear_chance(clips, options):
     with pytest.raises(AsdError, match="computed once per clip"):

@@ -61,6 +61,18 @@ def test_each_part_alone(system, part):
     assert resolved == before
 
 
+def test_nested_options_that_an_overlay_leaves_alone_stay():
+    values = {
+        "name": "s", "title": "t", "idea": "i", "family": "f",
+        "encoders": {"one": encoder("big", sizes={"layers": 12, "frames": 1024}, pooling={"name": "gem", "p": 3.0})},
+        "branches": [{"name": "b", "encoder": "one", "scorer": {"name": "knn"}}],
+    }  # fmt: skip
+    overlay = {"backbone": {"sizes": {"layers": 2}, "pooling": {"name": "mean"}}}
+    one = resolve(System.model_validate(values), profile(big=overlay)).encoders["one"].backbone.spec
+    assert one["sizes"] == {"layers": 2, "frames": 1024}
+    assert one["pooling"] == {"name": "mean"}  # another plug-in keeps no option of the one before
+
+
 def test_the_system_itself_stays(system):
     before = system.model_dump()
     resolve(system, profile(big={"backbone": {"width": 1}, "objective": {"mixup": 0}, "train": {"epochs": 1}}))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asd_core.backbones.fbank import FRAME, HOP, kaldi_fbank
-from asd_core.backbones.linear import Frozen, Linear, full_precision, half_precision
+from asd_core.backbones.linear import LOGITS_AT_ONCE, Frozen, Linear, attend, full_precision, half_precision, pieces
 from asd_core.backbones.transformer import BANDS, PATCH, PatchTransformer, Trunk
 from asd_core.types import AsdError
 
 FBANK_MEAN, FBANK_STD = 15.41663, 6.55582  # of the pre-training data, samples being 16-bit integers
 CLASSIFIER = "predictor."  # of a fine-tuned checkpoint
-LOGITS_AT_ONCE = 1 << 20  # on a CPU: what its cache holds, a few heads of one clip
 BIAS = "encoder.layers.{}.self_attn.relative_attention_bias.weight"
 OPTIONS = {
     "encoder_layers": "layers",
@@ -306,11 +305,11 @@ class Attention(nn.Module):
             if padding is not None:
                 inputs.append(padding[:, None, None, :].expand(-1, self.heads, -1, -1))
             if x.device.type != "cpu":
-                mixed = attend(dropout, bias, *inputs)
+                mixed = biased_attention(dropout, bias, *inputs)
             else:
                 heads = max(1, LOGITS_AT_ONCE // x.shape[1] ** 2)
                 clips = [
-                    torch.cat([attend(dropout, *part) for part in pieces((bias, *clip), heads, 1)], dim=1)
+                    torch.cat([biased_attention(dropout, *part) for part in pieces((bias, *clip), heads, 1)], dim=1)
                     for clip in pieces(inputs, 1, 0)
                 ]
                 mixed = torch.cat(clips)
@@ -326,23 +325,14 @@ class Attention(nn.Module):
         return keep * (reset * self.grep_a - 1.0) + 2.0
 
 
-def attend(
+def biased_attention(
     dropout: float, bias: Tensor, q: Tensor, k: Tensor, v: Tensor, gate: Tensor, padding: Tensor | None = None
 ) -> Tensor:
-    """(B, H, N, d) mixtures of values. The softmax sees single precision, whatever q, k and v have."""
+    """(B, H, N, d) mixtures of values."""
     bias = gate * bias
     if padding is not None:
         bias = bias.masked_fill(padding, -torch.inf)
-    if q.device.type != "cpu" or (q.dtype == torch.float32 and not bias.requires_grad):
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=dropout)
-    # on a CPU that is half as fast in half precision, and not fused where the bias learns
-    logits = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float().add_(bias)
-    return F.dropout(logits.softmax(-1), dropout).to(v.dtype) @ v
-
-
-def pieces(tensors: Sequence[Tensor], size: int, dim: int) -> Iterator[tuple[Tensor, ...]]:
-    """All tensors cut alike."""
-    return zip(*(tensor.split(size, dim) for tensor in tensors), strict=True)
+    return attend(q, k, v, bias, dropout)
 
 
 class PositionalConv(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asd_core.backbones.fbank import frame_count, kaldi_fbank
+from asd_core.backbones.linear import LOGITS_AT_ONCE, Linear, attend, full_precision, half_precision, pieces
 from asd_core.backbones.transformer import BANDS, PATCH, PatchTransformer, Trunk
 from asd_core.types import AsdError
 
@@ -130,13 +131,24 @@ class Eat(Trunk):
     def forward(
         self, fbank: Tensor, frames: Tensor | None = None, layers: Collection[int] | None = None
     ) -> dict[int, Tensor]:
-        with torch.autocast(fbank.device.type, enabled=False):  # little work, and bf16 would round positions
+        wanted = {self.depth} if layers is None else set(layers)
+        if self.target_frames is not None:
+            frames = None  # all of them are heard
+        if fbank.device.type == "cpu" and len(fbank) > 1 and not (torch.is_grad_enabled() or self.training):
+            # every clip alone: nothing is spent on padding and masks, and what is at work stays in the cache
+            longest = self.has_cls + fbank.shape[1] // PATCH * BANDS
+            states = {layer: torch.zeros(len(fbank), longest, self.width) for layer in wanted}
+            steps = [fbank.shape[1] // PATCH] * len(fbank) if frames is None else self.patches(frames).tolist()
+            for clip, length in enumerate(steps):
+                for layer, state in self(fbank[clip : clip + 1, : length * PATCH], None, wanted).items():
+                    states[layer][clip, : state.shape[1]] = state[0]
+            return states
+        with full_precision(fbank):  # little work, and bf16 would round positions
             x = self.prepare(self.embed(fbank.float()))
         heard = None
-        if frames is not None and self.target_frames is None:
+        if frames is not None:
             tokens = 1 + self.patches(frames) * BANDS
             heard = (torch.arange(x.shape[1], device=x.device) < tokens[:, None])[:, None, None]  # of the keys
-        wanted = {self.depth} if layers is None else set(layers)
         hidden = {0: x}
         for layer, block in enumerate(self.blocks[: max(wanted)], start=1):
             hidden[layer] = x = block(x, heard)
@@ -177,24 +189,30 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, norm_eps)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, norm_eps)
-        self.mlp = nn.Sequential(OrderedDict(fc1=nn.Linear(width, ffn), act=nn.GELU(), fc2=nn.Linear(ffn, width)))
+        self.mlp = nn.Sequential(OrderedDict(fc1=Linear(width, ffn), act=nn.GELU(), fc2=Linear(ffn, width)))
 
     def forward(self, x: Tensor, heard: Tensor | None) -> Tensor:
-        x = self.norm1(x + self.attn(x, heard))
-        return self.norm2(x + self.mlp(x))
+        x = self.norm1(x + self.attn(half_precision(x), heard))
+        return self.norm2(x + self.mlp(half_precision(x)))
 
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x: Tensor, heard: Tensor | None) -> Tensor:
         """(B, N, D), and a (B, 1, 1, N) mask, True where tokens may be attended to."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # (B, heads, N, D / heads) each
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=heard)
+        bias = None if heard is None else torch.where(heard, 0.0, -torch.inf)
+        with full_precision(x):
+            if x.device.type != "cpu" or q.dtype == torch.float32:
+                mixed = attend(q, k, v, bias)
+            else:
+                few = max(1, LOGITS_AT_ONCE // (len(x) * x.shape[1] ** 2))
+                mixed = torch.cat([attend(q, k, v, bias) for q, k, v in pieces((q, k, v), few, 1)], dim=1)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -15,30 +15,32 @@ Names handed out are BEATs' own, and for EAT those of Hugging Face without ``mod
 
 from __future__ import annotations
 
-import json
-import pickletools
 import re
-import struct
-import warnings
-import zipfile
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
+from asd_core.backbones.checkpoint_file import Content, open_file, refusal, refusing, short, some, told
 from asd_core.files import read_json
-from asd_core.types import AsdError
 
 BANDS = 8  # patches along frequency; EAT's table of positions is time · 8 long
+BEATS_FLAGS = (
+    "finetuned_model",
+    "conv_bias",
+    "layer_norm_first",
+    "deep_norm",
+    "relative_position_embedding",
+    "gru_rel_pos",
+)
+BEATS_RATES = ("dropout_input", "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")
+MAX_DISTANCE = 800  # of BEATs where its configuration does not tell, as published
 HEAD_WIDTH = 64  # of every published EAT, where no configuration tells the number of heads
 TITLES = {"beats": "BEATs", "eat": "EAT"}
-REFUSED = re.compile(r"GLOBAL ([\w.]+)")  # in the messages of torch.load
-MOST = 4  # names in a message
+PRECISIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -77,198 +79,46 @@ def read(path: Path) -> Pretrained:
         AsdError: not a checkpoint of BEATs or EAT, damaged, inconsistent, or it asks for code to be run.
     """
     path = Path(path)
-    found, content = _describe(path, values=True)
-    tensors = {name: content.tensors[original].detach().float() for name, original in content.names.items()}
-    for name, values in tensors.items():
-        if wrong := int((~torch.isfinite(values)).sum()):
-            raise _refusal(path, f"{wrong:,} of the {values.numel():,} values of {name} are NaN or infinite.")
-    labels = _labels(path, content.top.get("label_dict"), found.classes) if found.family == "beats" else None
-    return Pretrained(**vars(found), tensors=tensors, labels=labels)
+    with refusing(path):
+        found, content = _describe(path, values=True)
+        tensors = {name: content.tensors[original].float() for name, original in content.names.items()}
+        for name, values in tensors.items():
+            if wrong := int((~torch.isfinite(values)).sum()):
+                raise refusal(path, f"{wrong:,} of the {values.numel():,} values of {name} are NaN or infinite.")
+        labels = _labels(path, content.top.get("label_dict"), found.classes) if found.family == "beats" else None
+        return Pretrained(**vars(found), tensors=tensors, labels=labels)
 
 
 def read_config(path: Path) -> Description:
     """The same without the weights: quick, and checks all but the numbers."""
-    return _describe(Path(path), values=False)[0]
-
-
-# ------------------------------------------------------------------ from bytes to named tensors
-
-
-@dataclass
-class _Content:
-    tensors: dict[str, Tensor]  # by the names in the file; without values these may be on the meta device
-    top: Mapping[Any, Any]  # what stands beside the weights
-    names: dict[str, str] = field(default_factory=dict)  # canonical → in the file
-
-
-def _load(path: Path, values: bool) -> _Content:
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except FileNotFoundError:
-        raise AsdError(
-            f"{path} does not exist. `python -m asd_core weights list` tells where checkpoints go."
-        ) from None
-    except IsADirectoryError:
-        raise AsdError(f"{path} is a folder, not a checkpoint. Give the file inside it.") from None
-    if not head:
-        raise _refusal(path, "the file is empty.")
-    if head.startswith(b"version https://git-lfs.github.com/spec/"):
-        size = re.search(rb"^size (\d+)", head, re.MULTILINE)
-        of = f" of {int(size[1]):,} bytes" if size else ""
-        raise _refusal(
-            path,
-            f"it is a Git LFS pointer, a note of {path.stat().st_size} bytes that stands for the file{of}.",
-            "Run `git lfs pull` in the repository that it is from, or download the file itself.",
-        )
-    if head.startswith(b"PK"):
-        return _from_pickle(path, zipped=_check_zip(path))
-    if len(head) > 8 and head[8:9] == b"{":
-        return _from_safetensors(path, values)
-    if head.startswith(b"\x80"):
-        return _from_pickle(path, zipped=False)
-    if re.match(rb"\s*(<!doctype|<html|<head|<\?xml|<error)", head, re.IGNORECASE):
-        raise _refusal(
-            path,
-            "it is a web page, saved in place of the file: the link led to a login, an error or a viewer.",
-            "Open the link in a browser and use the page's own download button.",
-        )
-    raise _refusal(path, f"it is neither a file of torch.save nor safetensors; it begins with {head[:24]!r}.")
-
-
-def _check_zip(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as bundle:
-            entries = bundle.infolist()
-    except zipfile.BadZipFile:
-        size = path.stat().st_size
-        raise _refusal(
-            path,
-            f"it begins like a file of torch.save, but after {size:,} bytes its end is missing: it was not "
-            "received completely.",
-        ) from None
-    names = [entry.filename for entry in entries]
-    if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
-        raise _refusal(
-            path,
-            f"it is a zip archive of {_some(names)}, which torch.save did not write.",
-            "If a checkpoint is packed inside, unpack it and give that file.",
-        )
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise _refusal(path, "it is compressed, as torch.save never does; it was packed anew.")
-    return True
-
-
-def _from_pickle(path: Path, zipped: bool) -> _Content:
-    try:
-        # by its path, so that it can be mapped; but torch.load takes a path with this ending for safetensors
-        misnamed = path.name.endswith(".safetensors")
-        with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # of a newer pickle protocol, before the error about it
-            top = torch.load(
-                file if misnamed else path, map_location="cpu", weights_only=True, mmap=zipped and not misnamed
-            )
-    except Exception as error:  # a damaged or hostile pickle may raise anything
-        wanted = {*REFUSED.findall(str(error)), *_imports(path, zipped)}  # the error names the first only
-        if wanted:
-            raise _refusal(
-                path,
-                f"it asks for {_some(sorted(wanted))}, and a checkpoint may hold only tensors and plain "
-                "values: anything else could run code. Nothing was run. It was tampered with, or saved with "
-                "objects of the program that trained it.",
-                "Take the file from its authors; of EAT the one on Hugging Face (model.safetensors).",
-            ) from error
-        told = str(error).partition("WeightsUnpickler error: ")[2] or str(error) or type(error).__name__
-        raise _refusal(path, f"its content is damaged ({told.strip().splitlines()[0]}).") from error
-    if not isinstance(top, dict):
-        raise _refusal(path, f"it holds one {type(top).__name__}, not named weights.")
-    state = top["model"] if isinstance(top.get("model"), dict) else top
-    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise _refusal(path, f"it holds no weights by name, but {_some(map(str, top)) or 'nothing'}.")
-    odd = [str(name) for name in state if str(name) not in tensors and name != "_ema"]
-    if odd and state is not top:
-        raise _refusal(path, f"among its weights, {_some(odd)} are no tensors.")
-    return _Content(tensors, {} if state is top else top)
-
-
-def _imports(path: Path, zipped: bool) -> list[str]:
-    """What a pickle would import beyond PyTorch's own, told from its instructions without following them."""
-    found, words = set(), ["", ""]
-    with suppress(Exception), ExitStack() as stack:  # where it is damaged, what stands before
-        if zipped:
-            bundle = stack.enter_context(zipfile.ZipFile(path))
-            inside = next(name for name in bundle.namelist() if name.rpartition("/")[2] == "data.pkl")
-            stream = stack.enter_context(bundle.open(inside))
-        else:
-            stream = stack.enter_context(path.open("rb"))  # of several pickles; then come the tensors
-        while True:
-            for instruction, argument, _ in pickletools.genops(stream):
-                if "UNICODE" in instruction.name:
-                    words = [*words[-1:], str(argument)]
-                elif instruction.name == "GLOBAL":
-                    found.add(str(argument).replace(" ", "."))
-                elif instruction.name == "STACK_GLOBAL":
-                    found.add(".".join(words))
-    return sorted(name for name in found if not name.startswith(("torch.", "collections.", "_codecs.")))
-
-
-def _from_safetensors(path: Path, values: bool) -> _Content:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if values:
-                return _Content({name: file.get_tensor(name) for name in names}, {})
-            # no values: shapes alone, under a type that passes for weights
-            shapes = {name: file.get_slice(name).get_shape() for name in names}
-            return _Content({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, {})
-    except Exception as error:  # safetensors has errors of its own, and a header may hold anything
-        size, announced = path.stat().st_size, _announced_size(path)
-        if announced is not None and size < announced:
-            raise _refusal(
-                path, f"it ends after {size:,} of {announced:,} bytes: it was not received completely."
-            ) from error
-        raise _refusal(path, f"it begins like safetensors, but is damaged ({error}).") from error
-
-
-def _announced_size(path: Path) -> int | None:
-    """Bytes that a safetensors file should have, by its header."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
-            return length + 8 if length < 100_000_000 else None  # safetensors' own limit
-        try:
-            header = json.loads(file.read(length))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-            return 8 + length + max(ends, default=0)
-        except (ValueError, LookupError, TypeError, AttributeError):
-            return None
+    path = Path(path)
+    with refusing(path):
+        return _describe(path, values=False)[0]
 
 
 # ------------------------------------------------------------------ what it is
 
 
-def _describe(path: Path, values: bool) -> tuple[Description, _Content]:
-    content = _load(path, values)
+def _describe(path: Path, values: bool) -> tuple[Description, Content]:
+    content = open_file(path, values)
     family, shares = _family(content.tensors)
     if family is None:
         nearest = max(shares, key=lambda one: shares[one])
-        raise _refusal(
+        raise refusal(
             path,
-            f"its weights ({_some(content.tensors)}) are of another model. The nearest that is known, "
-            f"{TITLES[nearest]}, has names such as {_some(_landmarks(nearest))}; {shares[nearest]:.0%} of its names "
+            f"its weights ({some(content.tensors)}) are of another model. The nearest that is known, "
+            f"{TITLES[nearest]}, has names such as {some(_landmarks(nearest))}; {shares[nearest]:.0%} of its names "
             "are here.",
             "Known are BEATs and EAT, as their authors published them.",
         )
     found = (_describe_beats if family == "beats" else _describe_eat)(path, content)
-    used = [content.tensors[original] for original in content.names.values()]
     for name, original in content.names.items():
-        value = content.tensors[original]
-        if not value.is_floating_point() or value.layout is not torch.strided:
-            raise _refusal(path, f"{name} holds {str(value.dtype).removeprefix('torch.')}, not floating-point numbers.")
-    needed, there = sum(value.numel() * value.element_size() for value in used), path.stat().st_size
-    if content.tensors and used[0].device.type != "meta" and needed > 2 * there:  # shared tables count twice
-        raise _refusal(path, f"its tensors would fill {needed:,} bytes, but the file has {there:,}.")
+        kind = content.tensors[original].dtype
+        if kind not in PRECISIONS:
+            raise refusal(
+                path,
+                f"{name} holds {str(kind).removeprefix('torch.')}, not floating-point numbers of 16, 32 or 64 bits.",
+            )
     return found, content
 
 
@@ -299,37 +149,37 @@ def _pattern(name: str) -> str:
     return re.sub(r"\d+", "#", name)
 
 
-def _compare(path: Path, family: str, content: _Content, expected: Shapes, optional: Collection[str] = ()) -> None:
+def _compare(path: Path, family: str, content: Content, expected: Shapes, optional: Collection[str] = ()) -> None:
     """Names and shapes must be the expected ones, neither more nor less."""
     here = {name: tuple(content.tensors[original].shape) for name, original in content.names.items()}
     problems = {
         "Missing": [name for name in expected if name not in here and name not in optional],
         "Not part of it": [name for name in here if name not in expected],
         "Of another shape": [
-            f"{name} ({_by(here[name])} instead of {_by(shape)})"
+            f"{name} ({by(here[name])} instead of {by(shape)})"
             for name, shape in expected.items()
             if name in here and here[name] != shape
         ],
     }
-    told = " ".join(f"{what}: {_some(names)}." for what, names in problems.items() if names)
+    told = " ".join(f"{what}: {some(names)}." for what, names in problems.items() if names)
     if any(name.startswith("quantize") for name in problems["Not part of it"]):
-        raise _refusal(
+        raise refusal(
             path,
             f"it is a tokenizer of {TITLES[family]}, which made the targets of the pre-training.",
             "Take the pre-trained model from the same table.",
         )
     if told:
-        raise _refusal(path, f"it looks like {TITLES[family]}, but its weights do not fit its configuration. {told}")
+        raise refusal(path, f"it looks like {TITLES[family]}, but its weights do not fit its configuration. {told}")
 
 
 # ------------------------------------------------------------------ BEATs
 
 
-def _describe_beats(path: Path, content: _Content) -> Description:
+def _describe_beats(path: Path, content: Content) -> Description:
     content.names = {name: name for name in content.tensors}
     config = content.top.get("cfg")
     if not isinstance(config, dict):
-        raise _refusal(path, 'it holds weights of BEATs, but no configuration ("cfg"), which cannot be told from them.')
+        raise refusal(path, 'it holds weights of BEATs, but no configuration ("cfg"), which cannot be told from them.')
     whole = (
         "encoder_layers",
         "encoder_embed_dim",
@@ -340,28 +190,37 @@ def _describe_beats(path: Path, content: _Content) -> Description:
         "conv_pos",
         "conv_pos_groups",
     )
+    _must(path, config, BEATS_FLAGS, _is_flag, "True or False", optional=True)
     needed = (*whole, "num_buckets") if config.get("relative_position_embedding") else whole
-    for key in needed:
-        if not _is_size(config.get(key)):
-            raise _refusal(
-                path, f"its configuration has {key} = {config.get(key)!r}, where a positive whole number is due."
-            )
+    _must(path, config, needed, _is_size, "a positive whole number")
+    _must(path, config, ("max_distance",), _is_size, "a positive whole number", optional=True)
+    _must(path, config, BEATS_RATES, _is_rate, "a number from 0 to below 1", optional=True)
+    _must(path, config, ("layer_wise_gradient_decay_ratio",), _is_decay, "a number above 0, up to 1", optional=True)
+    _must(path, config, ("activation_fn",), _is_word, "the name of a function", optional=True)
+    buckets, distance = config.get("num_buckets", 0), config.get("max_distance", MAX_DISTANCE)
+    if config.get("relative_position_embedding") and not 1 <= buckets // 4 < distance:
+        raise refusal(
+            path,
+            f"its configuration has num_buckets = {buckets}, max_distance = {distance}: there must be at least 4 "
+            f"buckets, and the distance must be above a quarter of them.",
+        )
+    layers = len({match[1] for name in content.tensors if (match := re.match(r"encoder\.layers\.(\d{1,6})\.", name))})
+    if config["encoder_layers"] != layers:  # before a list of all names is made
+        raise refusal(path, f"its configuration has encoder_layers = {config['encoder_layers']}, its weights {layers}.")
     _divides(path, config, "encoder_attention_heads", "encoder_embed_dim")
     _divides(path, config, "conv_pos_groups", "encoder_embed_dim")
-    fine_tuned = bool(config.get("finetuned_model", False))
+    fine_tuned = config.get("finetuned_model", False)
     predictor = content.tensors.get("predictor.weight")
     classes = None
     if fine_tuned or predictor is not None:
         classes = config.get("predictor_class")
         if not _is_size(classes) or not fine_tuned:
-            raise _refusal(
+            raise refusal(
                 path,
                 f"it has a classifier, but its configuration has finetuned_model = {fine_tuned}, "
-                f"predictor_class = {classes!r}.",
+                f"predictor_class = {told(classes)}.",
             )
-    copies = [
-        f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(1, config["encoder_layers"])
-    ]
+    copies = {f"encoder.layers.{i}.self_attn.relative_attention_bias.weight" for i in range(1, layers)}
     _compare(path, "beats", content, _beats_shapes(config, classes), optional=copies)
     return Description(family="beats", format="beats", config={"finetuned_model": False} | config, classes=classes)
 
@@ -400,9 +259,13 @@ def _beats_shapes(config: Mapping[str, Any], classes: int | None) -> Shapes:
 def _labels(path: Path, labels: Any, classes: int | None) -> dict[int, str] | None:
     if labels is None or classes is None:
         return None
-    if not isinstance(labels, dict) or {*labels} != {*range(classes)}:
-        raise _refusal(path, f"its label_dict does not name the classes 0 to {classes - 1} of its classifier.")
-    return {number: str(labels[number]) for number in range(classes)}
+    if (
+        not isinstance(labels, dict)
+        or {*labels} != {*range(classes)}
+        or not all(isinstance(label, str) for label in labels.values())
+    ):
+        raise refusal(path, f"its label_dict does not name the classes 0 to {classes - 1} of its classifier.")
+    return {number: short(labels[number]) for number in range(classes)}
 
 
 # ------------------------------------------------------------------ EAT
@@ -414,11 +277,13 @@ def _eat_name(name: str) -> str:
     return name.replace("context_encoder.norm.", "pre_norm.", 1) if name.startswith("context_encoder.") else name
 
 
-def _describe_eat(path: Path, content: _Content) -> Description:
+def _describe_eat(path: Path, content: Content) -> Description:
     for original in content.tensors:
         name = _eat_name(original)
         if name in content.names:
-            raise _refusal(path, f"two of its tensors mean {name}: {content.names[name]} and {original}.")
+            raise refusal(
+                path, f"two of its tensors mean {short(name)}: {short(content.names[name])} and {short(original)}."
+            )
         if not name.startswith("decoder."):
             content.names[name] = original
     fairseq = any("modality_encoders.IMAGE." in original for original in content.tensors)
@@ -438,16 +303,16 @@ def _describe_eat(path: Path, content: _Content) -> Description:
     )
 
 
-def _eat_config(path: Path, content: _Content, stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _eat_config(path: Path, content: Content, stated: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Sizes as the tensors have them, which a stated configuration must not contradict; the rest as stated."""
 
     def shape(name: str, dimensions: int) -> tuple[int, ...]:
         original = content.names.get(name)
         if original is None:
-            raise _refusal(path, f"it looks like EAT, but misses {name}.")
+            raise refusal(path, f"it looks like EAT, but misses {name}.")
         found = tuple(content.tensors[original].shape)
         if len(found) != dimensions or 0 in found:
-            raise _refusal(path, f"it looks like EAT, but {name} has the shape {_by(found)}.")
+            raise refusal(path, f"it looks like EAT, but {name} has the shape {by(found)}.")
         return found
 
     width, _, side, _ = shape("local_encoder.proj.weight", 4)
@@ -458,16 +323,19 @@ def _eat_config(path: Path, content: _Content, stated: Mapping[str, Any]) -> tup
     sizes["max_length"] = places // BANDS
     for key, value in sizes.items():
         if stated.get(key) not in (None, value):
-            raise _refusal(path, f"its configuration says {key} = {stated[key]!r}, but its weights have {value:g}.")
+            raise refusal(path, f"its configuration says {key} = {told(stated[key])}, but its weights have {value:g}.")
     heads = stated.get("num_heads")
     notes: tuple[str, ...] = ()
     if heads is None:
         heads = max(1, width // HEAD_WIDTH)
         notes = (f"No configuration was found; {heads} attention heads of width {HEAD_WIDTH} are assumed.",)
     if not _is_size(heads) or width % heads:
-        raise _refusal(path, f"{heads!r} attention heads do not divide a width of {width}.")
+        raise refusal(path, f"{told(heads)} attention heads do not divide a width of {width}.")
     rest = {"num_heads": heads, "norm_eps": 1e-6, "layer_norm_first": False}
-    return sizes | rest | {key: stated[key] for key in rest if stated.get(key) is not None}, notes
+    config = sizes | rest | {key: stated[key] for key in rest if stated.get(key) is not None}
+    _must(path, config, ("norm_eps",), _is_epsilon, "a number above 0, below 0.01")
+    _must(path, config, ("layer_norm_first",), _is_flag, "True or False")
+    return config, notes
 
 
 def _stated_by_fairseq(config: Any) -> dict[str, Any]:
@@ -523,27 +391,54 @@ def _affine(name: str, out: int, *into: int) -> Shapes:
     return {f"{name}.weight": (out, *into), f"{name}.bias": (out,)}
 
 
+def _must(
+    path: Path,
+    config: Mapping[str, Any],
+    keys: Iterable[str],
+    fits: Callable[[Any], bool],
+    due: str,
+    optional: bool = False,
+) -> None:
+    """Refuse values that do not fit; `optional` ones may be left out."""
+    for key in keys:
+        if not (fits(config.get(key)) or (optional and key not in config)):
+            raise refusal(path, f"its configuration has {key} = {told(config.get(key))}, where {due} is due.")
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 1_000_000
 
 
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_rate(value: Any) -> bool:
+    return _is_number(value) and 0 <= value < 1
+
+
+def _is_decay(value: Any) -> bool:
+    return _is_number(value) and 0 < value <= 1
+
+
+def _is_epsilon(value: Any) -> bool:
+    return _is_number(value) and 0 < value < 1e-2
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 40 and value.isidentifier()
+
+
 def _divides(path: Path, config: Mapping[str, Any], part: str, whole: str) -> None:
     if config[whole] % config[part]:
-        raise _refusal(
+        raise refusal(
             path, f"its configuration has {whole} = {config[whole]}, which {part} = {config[part]} does not divide."
         )
 
 
-def _some(names: Iterable[str]) -> str:
-    listed = [name[:80] for name in names]
-    more = f" and {len(listed) - MOST} more" if len(listed) > MOST else ""
-    return ", ".join(listed[:MOST]) + more
-
-
-def _by(shape: Iterable[int]) -> str:
+def by(shape: Iterable[int]) -> str:
     return "×".join(map(str, shape)) or "a single number"
-
-
-def _refusal(path: Path, why: str, advice: str = "") -> AsdError:
-    advice = advice or "Get it again; `python -m asd_core weights list` tells where from."
-    return AsdError(f"{path} cannot be used as a checkpoint: {why} {advice}")

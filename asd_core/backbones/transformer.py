@@ -277,11 +277,8 @@ class PatchTransformer(Backbone):
 
     def pooled(self, hidden: Tensor, valid: Tensor | None) -> Tensor:
         """(B, tokens, D) of any layer → (B, E)."""
-        if self.pooling.takes_cls or not self.trunk.has_cls:
-            tokens = hidden
-        else:
-            tokens = hidden[:, 1:]
-        return self.head(self.pooling(tokens.float(), valid))
+        first = int(self.trunk.has_cls and not self.pooling.takes_cls)
+        return self.head(self.pooling(hidden[:, first:].float(), valid))
 
     def from_tokens(self, hidden: Tensor, counts: Tensor) -> Tensor:
         """Stored hidden states (B, tokens, D), of which (B,) `counts` are the clip's, → (B, E)."""

@@ -38,7 +38,7 @@ app.add_typer(weights_app, name="weights")
 
 
 def _complete_system(incomplete: str) -> list[str]:
-    return [name for name in config.system_names() if name.startswith(incomplete)]
+    return [name for name in api.systems() if name.startswith(incomplete)]
 
 
 def _complete_data(incomplete: str) -> list[str]:
@@ -181,12 +181,20 @@ def _show_runs(
 
 @app.command()
 def systems(as_json: JsonOption = False) -> None:
-    """List the systems, where they come from and what they do."""
+    """List the systems and their variants, where they come from and what they do."""
     import pandas as pd
 
+    from asd_core import pipeline
+
     rows = []
-    for name in config.system_names():
-        s = config.load_system(name)
+    for name, s in api.systems().items():
+        try:
+            if isinstance(s, AsdError):
+                raise s
+            transductive = pipeline.is_transductive(s)
+        except AsdError as error:
+            terminal.err.print(f"[yellow]passed over:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+            continue
         report = s.report
         rows.append(
             {
@@ -196,14 +204,18 @@ def systems(as_json: JsonOption = False) -> None:
                 "metric": "–" if report is None else report.metric.replace("_", "-"),
                 "networks": ", ".join(sorted({e.backbone.name for e in s.encoders.values()})) or "none",
                 "idea": s.idea,
+                "transductive": transductive,
             }
         )
     if as_json:
         terminal.print_json(rows)
-    else:
-        terminal.print_table(
-            pd.DataFrame(rows), caption="published: harmonic mean in percent on DCASE 2026 development data."
-        )
+        return
+    if not rows:
+        raise AsdError(f"{config.CONFIGS / 'systems'} holds no valid system.")
+    table = pd.DataFrame(rows)
+    table["system"] = terminal.marked(table["system"], table.pop("transductive"))
+    caption = "published: harmonic mean in percent on DCASE 2026 development data."
+    terminal.print_table(table, caption=f"{caption}\n{terminal.TRANSDUCTIVE}")
 
 
 @app.command()

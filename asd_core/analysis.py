@@ -93,9 +93,10 @@ def leaderboard(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
         best Ω first. Figures of the newest run (percent): ``omega``, ``half_width`` of its 95 % interval,
         ``auc_source``, ``auc_target``, ``pauc`` (harmonic means), ``restricted`` (domain-restricted harmonic mean) and
         one column per machine; over all seeds ``seeds``, ``omega_mean``, ``omega_std``; ``false_alarm_rate`` on
-        training normals (fraction). ``published`` and ``metric_set`` come from the report, and ``difference`` is
-        this run minus the report in points of the same metric set, None unless the run is of profile full and covers
-        exactly the seven development machines of DCASE 2026.
+        training normals (fraction), None where ``transductive``: verdicts then depend on the other test clips, and
+        those on training clips mean nothing. ``published`` and ``metric_set`` come from the report, and
+        ``difference`` is this run minus the report in points of the same metric set, None unless the run is of
+        profile full and covers exactly the seven development machines of DCASE 2026.
     """
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -119,10 +120,12 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
     omegas = [one.metrics["official"]["omega"] for one in per_seed.values() if one.metrics]
     omegas = [value for value in omegas if value is not None]
     metric_set, printed = _report(record, reports)
+    is_transductive = bool(record.get("transductive"))
     row: dict[str, Any] = {
         "run_id": record["run_id"],
         "system": record["system"],
-        "title": record.get("title", record["system"]) + (" (transductive)" if record.get("transductive") else ""),
+        "title": record.get("title", record["system"]),
+        "transductive": is_transductive,
         "data": record["data"]["name"],
         "kind": record["data"]["kind"],
         "profile": record["profile"],
@@ -135,7 +138,7 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
         "seeds": len(per_seed),
         "omega_mean": 100 * float(np.mean(omegas)) if omegas else None,
         "omega_std": 100 * float(np.std(omegas, ddof=1)) if len(omegas) > 1 else None,
-        "false_alarm_rate": _overall_false_alarms(run),
+        "false_alarm_rate": None if is_transductive else _overall_false_alarms(run),
         "published": printed,
         "metric_set": metric_set,
         "difference": None,

@@ -191,7 +191,13 @@ class System(Strict):
         names = [branch.name for branch in self.branches]
         if len(set(names)) < len(names):
             raise ValueError(f"branch names must differ, got {', '.join(names)}")
+        alone = {branch.name for branch in self.branches if not branch.stream}
         for branch in self.branches:
+            if branch.stream in alone:
+                raise ValueError(
+                    f'the stream of branch "{branch.name}" is called "{branch.stream}", as is a branch: give that one '
+                    f"stream: {branch.stream} too if they are to be averaged, or rename one of them"
+                )
             if branch.encoder is not None and branch.encoder not in self.encoders:
                 raise ValueError(
                     f'branch "{branch.name}" asks for encoder "{branch.encoder}"; this system has '
@@ -268,16 +274,25 @@ def load_system(name: str) -> System:
 def _load_system(path: Path) -> System:
     """A system's file; an encoder may be given by the name of the system that spells out one of the same name."""
     values = _read(path)
-    encoders = values.get("encoders") if isinstance(values, dict) else None
-    if not isinstance(encoders, dict):
-        encoders = {}
+    encoders = _encoders(values)
     for name, given in encoders.items():
         if isinstance(given, str):
-            known = load(System, _named(CONFIGS / "systems", "system", given)).encoders
+            known = _encoders(_read(_named(CONFIGS / "systems", "system", given)))
             if name not in known:
                 raise AsdError(f'{path}: system {given} has no encoder "{name}", only {", ".join(known) or "none"}.')
+            if isinstance(known[name], str):
+                raise AsdError(
+                    f'{path}: system {given} has its encoder "{name}" from {known[name]}; refer to a system that spells '
+                    f"it out."
+                )
             encoders[name] = known[name]
     return validate(System, values, str(path))
+
+
+def _encoders(values: Any) -> dict[str, Any]:
+    """What a system's file says of its encoders, unchecked."""
+    encoders = values.get("encoders") if isinstance(values, dict) else None
+    return encoders if isinstance(encoders, dict) else {}
 
 
 def system_variant(system: System, variant: str) -> System:

@@ -59,7 +59,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of its syntax or its encoding
+    except (ValueError, RecursionError) as error:  # of its syntax or its encoding, or nested beyond measure
         raise AsdError(f"{path} is not valid JSON ({error}). Delete it and repeat the command.") from error
 
 

@@ -39,7 +39,7 @@ from asd_core.data.manifest import DataSet, fingerprint
 from asd_core.data.stream import stream
 from asd_core.decision import DECISIONS, Decision
 from asd_core.files import digest, file_digest, read_json, write_json
-from asd_core.fusion import FUSIONS, Fusion
+from asd_core.fusion import FUSIONS
 from asd_core.scorers import SCORERS
 from asd_core.types import SAMPLE_RATE, TEST, TRAIN, AsdError, Clip, EmbeddingSet, Progress, no_progress
 from asd_core.views import VIEWS, View

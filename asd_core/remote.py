@@ -25,6 +25,7 @@ TRIES = 6  # in a row without getting further
 FIRST_PAUSE = 1.0  # seconds; doubles with every try
 LONGEST_PAUSE = 30.0
 GAIN = 1_000_000  # bytes that count as getting further
+LARGEST = 50_000_000_000  # bytes of a file whose size nobody tells
 BUSY = {408, 429, 500, 502, 503, 504}
 
 log = logging.getLogger(__name__)
@@ -38,22 +39,31 @@ def client() -> httpx.Client:
     return httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60, connect=20))
 
 
-def receive(connection: httpx.Client, url: str, whole: Path, listed_in: str, progress: Progress = no_progress) -> None:
+def receive(
+    connection: httpx.Client,
+    url: str,
+    whole: Path,
+    listed_in: str,
+    progress: Progress = no_progress,
+    most: int | None = None,
+) -> None:
     """Get `url` into the file `whole`, patiently: a lost connection is tried again from where it broke off.
 
     Args:
         listed_in: where a wrong address can be corrected, for the message.
         progress: gets the share received and ``mb_per_s``.
+        most: bytes that the file may have, as published or announced earlier; default: as this answer announces.
 
     Raises:
-        AsdError: out of reach, or refused by the server. What was received is kept for the next call.
+        AsdError: out of reach, or refused by the server; what was received is kept for the next call. Or more bytes
+            come than may; they are deleted.
         Cancelled: raised by `progress`; the same holds.
     """
     part = whole.with_name(f"{whole.name}.part")
     furthest, failures = 0, 0
     while True:
         try:
-            _connect(connection, url, part, listed_in, progress)
+            _connect(connection, url, part, listed_in, progress, most)
             part.replace(whole)
             _note(part).unlink(missing_ok=True)
             return
@@ -116,23 +126,36 @@ def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
-def _connect(connection: httpx.Client, url: str, part: Path, listed_in: str, progress: Progress) -> None:
+def _begun(note: Path, url: str) -> dict[str, Any] | None:
+    """What was noted about a part of this file; None if nothing tells whether the server's file is still the same."""
+    try:
+        begun = read_json(note) if note.is_file() else None
+    except AsdError:
+        return None
+    if not isinstance(begun, dict) or begun.get("url") != url:
+        return None
+    size, etag = begun.get("size"), begun.get("etag")
+    fits = isinstance(size, int | None) and isinstance(etag, str | None) and (size or etag)
+    return {"size": size, "etag": etag} if fits else None
+
+
+def _connect(
+    connection: httpx.Client, url: str, part: Path, listed_in: str, progress: Progress, most: int | None
+) -> None:
     """One connection: go on where `part` ends if the server still has the same file, else begin again."""
     note = _note(part)
-    begun: dict[str, Any] = read_json(note) if note.is_file() else {}
-    offset = size_of(part) or 0
-    if begun.get("url") != url or not (begun["size"] or begun["etag"]):
-        offset = 0  # nothing tells whether the server's file is still the same
-    elif offset == begun["size"]:
+    begun = _begun(note, url)
+    offset = (size_of(part) or 0) if begun else 0
+    if begun and offset and offset == begun["size"]:
         return
     headers = {"Accept-Encoding": "identity"}  # else sizes and offsets mean nothing
-    if offset:
+    if begun and offset:
         headers["Range"] = f"bytes={offset}-"
         if begun["etag"] and not begun["etag"].startswith("W/"):
             headers["If-Range"] = begun["etag"]
     with connection.stream("GET", url, headers=headers) as answer:
         size = _extent(answer)[1]
-        if answer.status_code == 416 or (answer.status_code == 206 and not _goes_on(answer, begun, offset)):
+        if answer.status_code == 416 or (answer.status_code == 206 and not (begun and _goes_on(answer, begun, offset))):
             part.unlink(missing_ok=True)
             raise _Again("the file on the server has changed, so it is received anew")
         _check_status(url, answer, listed_in)
@@ -140,25 +163,36 @@ def _connect(connection: httpx.Client, url: str, part: Path, listed_in: str, pro
             offset = 0
             part.unlink(missing_ok=True)  # before the note: old bytes must never stand under a new note
             write_json(note, {"url": url, "etag": answer.headers.get("ETag"), "size": size})
-        _append(answer, part, offset, size, progress)
+        limit = most or size or LARGEST
+        if (size or 0) > limit or not _append(answer, part, offset, size, limit, progress):
+            part.unlink(missing_ok=True)
+            note.unlink(missing_ok=True)
+            raise AsdError(
+                f"{url} sends more than the {limit:,} bytes that the file should have. What was received is deleted. "
+                f"Look at the address in a browser; if the file has changed, correct its entry in {listed_in}."
+            )
     if size is not None and size_of(part) != size:
         raise _Again(f"the server sent {size_of(part)} bytes where {size} were announced")
 
 
-def _append(answer: httpx.Response, part: Path, offset: int, size: int | None, progress: Progress) -> None:
+def _append(answer: httpx.Response, part: Path, offset: int, size: int | None, limit: int, progress: Progress) -> bool:
+    """Write what comes; False as soon as the file would have more than `limit` bytes."""
     started = told = time.monotonic()
     done = offset
     total = f" of {size / 1e6:.0f}" if size else ""
     with part.open("ab") as file:
         for chunk in answer.iter_raw():
-            file.write(chunk)
             done += len(chunk)
+            if done > limit:
+                return False
+            file.write(chunk)
             now = time.monotonic()
             if now - told > 0.2 or done == size:
                 told = now
                 speed = (done - offset) / 1e6 / max(now - started, 1e-6)
                 message = f"{part.stem}: {done / 1e6:.0f}{total} MB, {speed:.1f} MB/s"
                 progress(done / size if size else 0.0, message, mb_per_s=speed)
+    return True
 
 
 def _extent(answer: httpx.Response) -> tuple[int, int | None]:

@@ -6,26 +6,37 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 
 from asd_core import jobs
-from asd_core.types import Cancelled
+from asd_core.types import Cancelled, printable
 from asd_core.types import Progress as ProgressCall
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PROSE = 40  # characters from which a cell may wrap
+TRANSDUCTIVE = "ᵗ transductive: what is said of a clip depends on the other test clips. Not for a running machine."
 
-out, err = Console(), Console(stderr=True)
+
+class _Console(Console):
+    """Prints no control characters but its own: a name from a file must not steer the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(printable(part.text), part.style)
+
+
+out, err = _Console(), _Console(stderr=True)
 
 
 @contextmanager
@@ -72,16 +83,22 @@ def print_table(rows: pd.DataFrame, title: str = "", caption: str = "") -> None:
         table.add_column(escape(str(name)), justify="right" if numeric else "left", no_wrap=not prose)
     for _, row in rows.iterrows():
         table.add_row(*(_cell(value) for value in row))
-    (out if out.is_terminal else Console(width=200)).print(table)
+    (out if out.is_terminal else _Console(width=200)).print(table)
 
 
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
+def marked(names: Iterable[str], transductive: Iterable[bool]) -> list[str]:
+    """Names of systems, with the sign that `TRANSDUCTIVE` explains."""
+    return [f"{name} ᵗ" if sign else name for name, sign in zip(names, transductive, strict=True)]
+
+
 def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]) -> None:
     """The table of `analysis.leaderboard`, one block per data set; `machines` are the labelled ones of each."""
     for (name, kind), rows in board.groupby(["data", "kind"], sort=False):
+        rows = rows.assign(system=marked(rows["system"], rows["transductive"]))
         shown = rows[["system", "profile", "seeds"]].copy()
         shown["Ω"] = [_plus_minus(*pair) for pair in zip(rows["omega"], rows["half_width"], strict=True)]
         if (rows["seeds"] > 1).any():
@@ -100,7 +117,8 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
             f"{name} ({kind}), percent",
             "Ω official score ± half its 95 % bootstrap interval; source, target, pAUC its parts; restricted: the same "
             "with AUCs inside each domain.\nalarms: training normals above the threshold. published: on DCASE 2026 "
-            "development data (r: restricted); a difference only on the same data.",
+            "development data (r: restricted); a difference only on the same data."
+            + (f"\n{TRANSDUCTIVE}" if rows["transductive"].any() else ""),
         )
         for why in sorted({why for why in rows["why"] if why}):
             out.print(f"– Ω undefined: {escape(why)}", highlight=False)

@@ -31,7 +31,13 @@ class Progress(Protocol):
 
 
 class AsdError(Exception):
-    """A problem the user can act on: the message says what came, what is allowed and what to do next."""
+    """A problem the user can act on: the message says what came, what is allowed and what to do next.
+
+    It may quote names from files and servers, so `str` has only printable characters.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class Cancelled(Exception):  # noqa: N818  it is a request that was honoured, not an error
@@ -81,6 +87,11 @@ class EmbeddingSet:
     def __getitem__(self, rows: np.ndarray) -> EmbeddingSet:
         """The rows picked by an index or boolean array."""
         return EmbeddingSet(self.x[rows], self.clip_ids[rows], self.sections[rows], self.domains[rows])
+
+
+def printable(text: str) -> str:
+    """`text` without what could steer a terminal or reverse the direction of writing: "�" in its place, lines stay."""
+    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
 
 
 def no_progress(fraction: float, message: str, **values: float) -> None:

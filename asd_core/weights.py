@@ -11,6 +11,7 @@ handed a `Reader`, which is `backbones.pretrained.read`.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -30,6 +31,7 @@ CATALOGUE = CONFIGS / "weights.yaml"
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # what makes a name a path
 ABSENT, PRESENT, UNVERIFIED, DAMAGED = "absent", "present", "unverified", "damaged"
 TITLES = {"beats": "BEATs", "eat": "EAT"}
+log = logging.getLogger(__name__)
 QUICK = "Profile quick runs without it: a small network, trained on the clips at hand, stands in."
 
 
@@ -201,6 +203,8 @@ def _checkpoints(system: System) -> set[str]:
 def fetch(name: str, read: Reader, progress: Progress = no_progress) -> Path:
     """Download a checkpoint, unless it is there and sound; resumed where an earlier call broke off.
 
+    A file in its place that is not sound is kept as ``.downloads/<file>.bad``.
+
     Raises:
         AsdError: no address that answers a plain GET, server out of reach, no room, or not the file it should be. What
             was received is kept (a refused file as ``.bad``).
@@ -219,10 +223,16 @@ def fetch(name: str, read: Reader, progress: Progress = no_progress) -> Path:
     try:
         with remote.only_one(work), remote.client() as client:
             if not whole.is_file():
-                _check_offer(one, remote.announced_size(client, one.url), whole)
-                remote.receive(client, one.url, whole, "configs/weights.yaml", remote.share(progress, 0, 0.9))
+                announced = remote.announced_size(client, one.url)
+                _check_offer(one, announced, whole)
+                most = one.bytes or announced or None
+                remote.receive(client, one.url, whole, "configs/weights.yaml", remote.share(progress, 0, 0.9), most)
             progress(0.9, f"{one.title}: checking")
             digest = _check_received(one, whole, read)
+            if one.path.is_file():  # it may be somebody's own
+                bad = _bad(whole)
+                one.path.replace(bad)
+                log.warning("%s was not what it should be (%s). It is kept as %s.", one.path, found.problem, bad)
             whole.replace(one.path)
             _write_record(one.path, digest, origin=one.url)
     except OSError as error:
@@ -252,8 +262,12 @@ def import_file(path: Path, name: str, read: Reader) -> Path:
             if _sha256(temporary) != digest:
                 raise AsdError(f"{path} changed while it was copied. Repeat the command.")
         beside = [path.with_name(f"{path.stem}_config.json"), path.with_name("config.json")]
-        if path.suffix == ".safetensors" and (config := next(filter(Path.is_file, beside), None)):
-            with replacing(target.with_name(f"{target.stem}_config.json")) as temporary:
+        config = next(filter(Path.is_file, beside), None) if path.suffix == ".safetensors" else None
+        own = target.with_name(f"{target.stem}_config.json")
+        if config is None:
+            own.unlink(missing_ok=True)  # of the file that was there before
+        elif not (own.exists() and own.samefile(config)):
+            with replacing(own) as temporary:
                 shutil.copyfile(config, temporary)
     _write_record(target, digest, origin=str(path))
     return target
@@ -311,13 +325,18 @@ def _check_offer(one: Checkpoint, announced: int, whole: Path) -> None:
 
 def _check_received(one: Checkpoint, whole: Path, read: Reader) -> str:
     """The same as `_check`, but a file that fails is set aside."""
-    bad = whole.with_name(f"{whole.name}.bad")
+    bad = _bad(whole)
     try:
         return _check(one, whole, read)
     except AsdError as error:
         whole.replace(bad)
         told = str(error).replace(str(whole), str(bad))
         raise AsdError(f"{told} It was received from {one.url} and is kept there.") from error
+
+
+def _bad(whole: Path) -> Path:
+    """Where a file that was refused is kept."""
+    return whole.with_name(f"{whole.name}.bad")
 
 
 def _check(one: Checkpoint, path: Path, read: Reader) -> str:

@@ -68,7 +68,8 @@ def pick_runs(finished: dict[str, api.Run]) -> list[api.Run]:
 
     def describe(run_id: str) -> str:
         record = finished[run_id].record
-        return f"{record['system']} · {record['data']['name']} · {record['profile']} · seed {record['seed']}"
+        name = words.marked(record["system"], bool(record.get("transductive")))
+        return f"{name} · {record['data']['name']} · {record['profile']} · seed {record['seed']}"
 
     ids = st.multiselect(
         "Runs, in the order in which they are numbered",
@@ -84,6 +85,11 @@ def pick_runs(finished: dict[str, api.Run]) -> list[api.Run]:
     with st.container(horizontal=True):
         for kind in sorted({run.record["data"]["kind"] for run in picked}):
             words.kind_badge(kind)
+    if named := sorted({run.record["system"] for run in picked if run.record.get("transductive")}):
+        st.warning(
+            f"{words.plain(' and '.join(named))}: transductive. Every verdict depends on the other test clips; the meta file says so.",
+            icon=":material/warning:",
+        )
     return picked
 
 
@@ -118,7 +124,9 @@ def thresholds(picked: list[api.Run]) -> list[str]:
         key="shares",
         hide_index=True,
         column_config={
-            "Threshold": st.column_config.NumberColumn(format="%.4f", help="Learnt from normal training clips only"),
+            "Threshold": st.column_config.NumberColumn(
+                format="%.4f", help="Learnt from normal training clips only, unless the system is transductive"
+            ),
             "Flagged": st.column_config.ProgressColumn(
                 "Flagged", format="%.0f %%", min_value=0, max_value=100, help="Share of test clips called anomalous"
             ),

@@ -48,7 +48,8 @@ def best_results() -> None:
         with st.container(border=True):
             words.kind_badge(leader.kind)
             figure = f"Ω {words.percent(leader.omega)} ± {words.percent(leader.half_width)}"
-            st.markdown(f"**{leader.title}**  \n{'No labels' if pd.isna(leader.omega) else figure} on {leader.data}")
+            title = words.marked(leader.title, leader.transductive)
+            st.markdown(f"**{title}**  \n{'No labels' if pd.isna(leader.omega) else figure} on {leader.data}")
             st.page_link(
                 page("results"),
                 label="See and hear it",

@@ -20,7 +20,8 @@ def main() -> None:
     record, machine = run.record, asked("machine") or ""
     with st.container(horizontal=True, vertical_alignment="center"):
         words.kind_badge(record["data"]["kind"])
-        st.markdown(f"**{record['title']}** · {record['data']['name']} · {record['profile']} · seed {record['seed']}")
+        title = words.marked(record["title"], bool(record.get("transductive")))
+        st.markdown(f"**{title}** · {record['data']['name']} · {record['profile']} · seed {record['seed']}")
     for sentence in record.get("notices", []):
         st.caption(f":material/info: {sentence}")
     leaderboard(run)

@@ -7,7 +7,7 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import jobs, tables, words
-from pages.components.context import asked, note, page, remember, show_notes, workspace
+from pages.components.context import asked, note, page, remember, show_notes, spelled, workspace
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 def system_table(states: pd.DataFrame) -> str:
     """All systems; the picked one's name."""
     names = list(states["name"])
-    wanted = asked("system") or ""
+    wanted = spelled(asked("system") or "", names)
     if st.query_params.get("system") and wanted not in names:
         note(f"There is no system “{wanted}”. Shown instead: {names[0]}.")
         show_notes()
@@ -51,7 +51,7 @@ def system_table(states: pd.DataFrame) -> str:
     shown = pd.DataFrame(
         {
             "State": [f"{words.SIGNS[state]} {state}" for state in states["state"]],
-            "System": states["title"],
+            "System": list(map(words.marked, states["title"], states["transductive"])),
             "Ω": 100 * pd.to_numeric(states["omega"]),
             "Published": tables.published(states),
             "Time": [words.duration(value) for value in states["seconds"]],
@@ -119,10 +119,10 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
     """One click to train, everything else folded away."""
     with st.container(horizontal=True, vertical_alignment="center"):
         words.state_badge(system["state"])
-        st.header(system["title"])
+        st.header(words.marked(system["title"], system["transductive"]))
     st.markdown(system["idea"])
     if system["problem"]:
-        st.error(system["problem"], icon=":material/error:")
+        st.error(words.plain(system["problem"]), icon=":material/error:")
         if system["state"] != "invalid":
             st.page_link(page("weights"), label="Published weights", icon=":material/download:")
         return
@@ -202,7 +202,7 @@ def options(data: str, known: dict[str, api.DataInfo]) -> tuple[list[str], list[
                 every = api.data_set(workspace(), data).machines
                 machines = st.multiselect("Machines", every, placeholder="All machines", key=f"machines_{data}")
             except api.AsdError as error:
-                st.error(str(error), icon=":material/error:")
+                st.error(words.plain(str(error)), icon=":material/error:")
         seeds = st.multiselect(
             "Seeds",
             list(range(10)),

@@ -19,12 +19,12 @@ def main() -> None:
     st.title("Weights")
     st.markdown(
         "Checkpoints of published encoders. Nothing is downloaded unless you ask for it, and profile **quick** needs "
-        "none: there, small encoders start from random weights."
+        "none: there, small encoders that are trained on the normal clips at hand stand in."
     )
     try:
         known = api.checkpoints()
     except api.AsdError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(words.plain(str(error)), icon=":material/error:")
         return
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -86,9 +86,9 @@ def detail(one: api.CheckpointInfo) -> None:
         st.badge(one.state, icon=STATES[one.state][1], color=STATES[one.state][2])  # type: ignore[arg-type]
         st.header(one.title)
     if one.state == "damaged":
-        st.error(one.problem, icon=":material/error:")
+        st.error(words.plain(one.problem), icon=":material/error:")
     elif one.problem:
-        st.info(one.problem, icon=":material/info:")
+        st.info(words.plain(one.problem), icon=":material/info:")
     buttons(one)
     follow(one)
     if one.state in ("absent", "damaged"):

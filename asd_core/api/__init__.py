@@ -4,7 +4,7 @@ Nothing heavy is imported before it is needed: the app's process never loads a l
 command line has left in the workspace and starts jobs.
 """
 
-from asd_core.api.configs import profiles, system_yaml
+from asd_core.api.configs import profiles, system_yaml, systems
 from asd_core.api.jobs import all_jobs, cancel, delete_job, job, job_curve, job_log, resume
 from asd_core.api.overview import Line, readiness
 from asd_core.api.recordings import (
@@ -135,6 +135,7 @@ __all__ = [
     "start_verify",
     "system_states",
     "system_yaml",
+    "systems",
     "ticks",
     "training_arguments",
     "weights_folder",

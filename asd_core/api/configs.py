@@ -7,14 +7,19 @@ from asd_core.types import AsdError
 
 
 def systems() -> dict[str, config.System | AsdError]:
-    """Every system of configs/systems and its variants by name; an invalid file stands there as its error."""
+    """Every system of configs/systems by name, its variants after it; what is invalid stands there as its error."""
     found: dict[str, config.System | AsdError] = {}
     for name in config.system_names():
         try:
             found[name] = system = config.load_system(name)
-            found |= {f"{name}+{one}": config.system_variant(system, one) for one in system.variants}
         except AsdError as error:
             found[name] = error
+            continue
+        for variant in system.variants:
+            try:
+                found[f"{name}+{variant}"] = config.system_variant(system, variant)
+            except AsdError as error:
+                found[f"{name}+{variant}"] = error
     return found
 
 

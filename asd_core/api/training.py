@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from asd_core import config, jobs, weights
+from asd_core import config, jobs, pipeline, weights
 from asd_core.api.configs import systems
 from asd_core.api.recordings import data_set, data_sets, known_fingerprint
 from asd_core.api.results import runs
@@ -90,13 +90,20 @@ def start_training(
 
 
 def lacking_weights(system: config.System, profile: config.Profile) -> str:
-    """Which published weights a system wants that are not on this machine, and how to get them; "" for none."""
+    """Which published weights a system wants that are not on this machine, and how to get them; "" for none.
+
+    Raises:
+        AsdError: the system is not valid under the profile.
+    """
     for encoder in config.resolve(system, profile).encoders.values():
-        if checkpoint := encoder.backbone.spec.get("checkpoint"):
-            try:
-                weights.locate(checkpoint)
-            except AsdError as error:
-                return str(error)
+        stage: config.Encoder | None = encoder
+        while stage:
+            if checkpoint := stage.backbone.spec.get("checkpoint"):
+                try:
+                    weights.locate(checkpoint)
+                except AsdError as error:
+                    return str(error)
+            stage = stage.start
     return ""
 
 
@@ -121,7 +128,8 @@ def computed_seeds(workspace: Workspace, name: str, data: str, profile: str, mac
 def missing_systems(states: pd.DataFrame) -> list[str]:
     """Names of the rows of `system_states` that could be trained, have no result and are not on their way to one;
     variants are left to be picked one by one."""
-    waits = ~states["state"].isin(jobs.ACTIVE) & (states["problem"] == "") & ~states["name"].str.contains("+", regex=False)
+    waits = ~states["state"].isin(jobs.ACTIVE) & (states["problem"] == "")
+    waits &= ~states["name"].str.contains("+", regex=False)
     return list(states.loc[(states["run_id"] == "") & waits, "name"])
 
 
@@ -155,7 +163,8 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
     """Every system with how far it is on a data set under a profile.
 
     Columns: name, title, family, idea, published (percent or None), metric_set, state, omega (fraction or None),
-    seconds, run_id and job_id ("" for none), problem (of an invalid file, or weights that are not here).
+    seconds, run_id and job_id ("" for none), problem (of a system that is invalid by itself or under the profile, or
+    weights that are not here), transductive (whether its verdicts depend on the other test clips).
     """
     argument = known.argument if (known := data_sets(workspace).get(data)) else data
     latest: dict[str, Job] = {}
@@ -186,6 +195,7 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
             "run_id": own.record["run_id"] if own else "",
             "job_id": last.id if last else "",
             "problem": "",
+            "transductive": False,
         }
         if isinstance(system, AsdError):
             row |= {"title": name, "family": "", "idea": "", "published": None, "metric_set": None}
@@ -194,7 +204,11 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
             report = system.report
             row |= {"title": system.title, "family": system.family, "idea": system.idea}
             row |= {"published": report and report.hmean, "metric_set": report and report.metric}
-            row["problem"] = lacking_weights(system, overlay)
+            try:
+                row["transductive"] = pipeline.is_transductive(system)
+                row["problem"] = lacking_weights(system, overlay)
+            except AsdError as error:
+                row |= {"state": "invalid", "problem": str(error)}
         rows.append(row)
     columns = ["name", "title", "family", "idea", "published", "metric_set", "state", "omega", "seconds"]
-    return pd.DataFrame(rows, columns=[*columns, "run_id", "job_id", "problem"])
+    return pd.DataFrame(rows, columns=[*columns, "run_id", "job_id", "problem", "transductive"])

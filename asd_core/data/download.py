@@ -121,7 +121,8 @@ def _fetch_and_unpack(client: httpx.Client, archive: Archive, destination: Path,
     whole = work / archive.name
     try:
         if not whole.is_file():
-            remote.receive(client, archive.url, whole, "configs/datasets", remote.share(progress, 0, 0.9))
+            most = remote.announced_size(client, archive.url) or None
+            remote.receive(client, archive.url, whole, "configs/datasets", remote.share(progress, 0, 0.9), most)
         _check(archive, whole)
         files = _unpack(whole, destination / archive.folder, work, remote.share(progress, 0.9, 0.1))
     except _Unfit as reason:

@@ -245,6 +245,13 @@ def attribute_key(attributes: Attributes) -> str:
 
 
 LABEL_FIELDS = ("machine", "section", "domain", "attributes", "channel")
+LABEL_PRESETS: dict[str, tuple[str, ...]] = {
+    "full": ("machine", "section", "domain", "attributes"),
+    "channel": ("machine", "section", "attributes", "channel"),
+    "attributes": ("machine", "section", "attributes"),
+    "section": ("machine", "section"),
+    "machine": ("machine",),
+}
 
 
 def attribute_values(attributes: Attributes) -> dict[str, str]:

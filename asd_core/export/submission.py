@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -23,14 +23,24 @@ import pandas as pd
 import yaml
 from pydantic import Field, model_validator
 
+from asd_core import weights
 from asd_core.artifacts import Run, Workspace, load_run
 from asd_core.config import Strict
+from asd_core.data.manifest import LABEL_PRESETS
 from asd_core.files import read_json, write_bytes, write_text
 from asd_core.metrics import DEVELOPMENT, TRIPLE, machine_hmean
 from asd_core.types import SAMPLE_RATE, TEST, AsdError
 
 MAX_SYSTEMS = 4
 MAX_ABBREVIATION = 10
+AUGMENTATIONS = {  # options of objectives, backbones and scorers
+    "mixup": "mixup",
+    "mixup_beta": "mixup",
+    "far": "far microphone mixed in",
+    "time_mask": "SpecAugment",
+    "mel_mask": "SpecAugment",
+    "smote": "SMOTE",
+}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the time stamp of every entry: the earliest a zip can hold
 
 LabelPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")]  # no underscore: the label is split at them
@@ -165,7 +175,7 @@ def meta(package: Package, k: int, runs: Sequence[Run], workspace: Workspace) ->
     """The meta file of system `k` (from 1): three blocks, development results in percent with two decimals."""
     system = package.systems[k - 1]
     stated = system.description.model_dump()
-    filled = describe(runs[0].record.get("config") or {})
+    filled = describe(runs[0].record.get("config") or {}, any(run.record.get("transductive") for run in runs))
     parameters = system.total_parameters
     if parameters is None:
         parameters = count_parameters(runs[0], workspace)
@@ -187,9 +197,10 @@ def meta(package: Package, k: int, runs: Sequence[Run], workspace: Workspace) ->
     }
 
 
-def describe(config: Mapping[str, Any]) -> dict[str, str | int | None]:
+def describe(config: Mapping[str, Any], transductive: bool = False) -> dict[str, str | int | None]:
     """``system.description`` as far as a resolved system configuration tells it; None for the rest."""
     encoders = list((config.get("encoders") or {}).values())
+    stages = [stage for encoder in encoders for stage in _stages(encoder)]
     branches = config.get("branches") or []
     views = [part["view"] for part in (*encoders, *branches) if part.get("view")]
     backbones = [encoder["backbone"] for encoder in encoders]
@@ -201,29 +212,57 @@ def describe(config: Mapping[str, Any]) -> dict[str, str | int | None]:
     known["machine_learning_method"] = _names(
         [*(encoder["objective"] for encoder in encoders), *(b["scorer"] for b in branches)]
     )
-    if len(branches) > 1:
-        known["aggregation_method"] = _names([config["fusion"]]) if config.get("fusion") else None
-        known["ensemble_method_subsystem_count"] = len(branches)
+    streams = {branch.get("stream") or branch["name"] for branch in branches}
+    steps = ["mean"] if len(branches) > len(streams) else []  # of the branches of a stream
+    if len(streams) > 1:
+        steps += [config["fusion"]["name"]] if config.get("fusion") else []
+        known["ensemble_method_subsystem_count"] = len(streams)
+    known["aggregation_method"] = ", ".join(steps) or None
     if decision:
         options = ", ".join(f"{name} {value}" for name, value in decision.items() if name != "name")
-        known["decision_making"] = decision["name"] + (f" ({options})" if options else "")
-    words = set(_words(encoders))
-    known["data_augmentation"] = ", ".join(w for w in ("mixup", "specaugment", "smote") if w in words) or None
-    known["attribute_usage"] = "class labels of the training" if "attributes" in words else None
-    pretrained = any(backbone.get("checkpoint") for backbone in backbones)
-    known["external_data_usage"] = "pre-trained model" if pretrained else None
+        said = "; transductive: depends on the other test clips" if transductive else ""
+        known["decision_making"] = decision["name"] + (f" ({options})" if options else "") + said
+    parts = [stage[part] for stage in stages for part in ("objective", "backbone")]
+    parts += [branch["scorer"] for branch in branches]
+    known["data_augmentation"] = _list(word for key, word in AUGMENTATIONS.items() if any(p.get(key) for p in parts))
+    known["attribute_usage"] = _list(use for stage in stages for use in _attribute_usage(stage["objective"]))
+    published = weights.catalogue()
+    checkpoints = [str(name) for stage in stages if (name := stage["backbone"].get("checkpoint"))]
+    titles = _list(published[name].title if name in published else Path(name).name for name in checkpoints)
+    known["external_data_usage"] = f"pre-trained: {titles}" if titles else None
     known["development_data_usage"] = "normal training clips"
     return known
 
 
+def _stages(encoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The trainings of an encoder: its own, then those it starts from."""
+    yield encoder
+    if encoder.get("start"):
+        yield from _stages(encoder["start"])
+
+
+def _attribute_usage(objective: Mapping[str, Any]) -> Iterator[str]:
+    labels = objective.get("labels") or ()
+    if "attributes" in (LABEL_PRESETS.get(labels, ()) if isinstance(labels, str) else labels):
+        yield "classes of the training"
+    if heads := objective.get("auxiliary"):
+        yield f"auxiliary heads ({', '.join(heads)})"
+
+
 def count_parameters(run: Run, workspace: Workspace) -> int | None:
-    """Parameters of the networks one machine needs (the most of any machine); None where no task recorded them."""
+    """Parameters of the networks one machine needs (the most of any machine); None where no task recorded them.
+
+    A network that another one only started from is not needed any more, so it does not count.
+    """
     shared, own = 0, dict.fromkeys(run.record["machines"], 0)
     found = False
-    for task in run.record.get("tasks", []):
-        record = workspace.task(task["kind"], task["key"]) / "meta.json"
-        parameters = read_json(record).get("parameters") if record.is_file() else None
-        if isinstance(parameters, int):
+    tasks = run.record.get("tasks", [])
+    records = {(task["kind"], task["key"]): workspace.task(task["kind"], task["key"]) / "meta.json" for task in tasks}
+    facts = {place: read_json(record) for place, record in records.items() if record.is_file()}
+    needed = {key for (kind, _), one in facts.items() if kind == "embed" for key in one["inputs"]}
+    for task in tasks:
+        parameters = facts.get((task["kind"], task["key"]), {}).get("parameters")
+        if task["key"] in needed and isinstance(parameters, int):
             found = True
             if task.get("machine") in own:
                 own[task["machine"]] += parameters
@@ -311,21 +350,12 @@ def _author(author: Author) -> dict[str, Any]:
 
 
 def _names(components: Sequence[Mapping[str, Any]]) -> str | None:
-    return ", ".join(dict.fromkeys(component["name"] for component in components)) or None
+    return _list(component["name"] for component in components)
 
 
-def _words(value: Any) -> Iterator[str]:
-    """Every key and string inside nested configuration that is switched on."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if inner not in (None, False, 0, [], {}):
-                yield str(key)
-                yield from _words(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _words(inner)
-    elif isinstance(value, str):
-        yield value
+def _list(words: Iterable[str]) -> str | None:
+    """Each word once, in order; None for none."""
+    return ", ".join(dict.fromkeys(words)) or None
 
 
 def _yaml(value: Any) -> bytes:

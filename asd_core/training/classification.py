@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from asd_core.backbones import Backbone
 from asd_core.backbones.transformer import PatchTransformer
-from asd_core.data.manifest import LABEL_FIELDS, attribute_values, class_of
+from asd_core.data.manifest import LABEL_FIELDS, LABEL_PRESETS, attribute_values, class_of
 from asd_core.training.augment import Mixing, mix_beta, mix_uniform
 from asd_core.training.losses import LOSSES, AttributeHeads
 from asd_core.training.objective import Objective, Problem, ViewCache
@@ -23,14 +23,6 @@ from asd_core.training.tokens import TokenCache
 from asd_core.types import AsdError, Clip
 from asd_core.views import View
 from asd_core.views.waveform import Channel, Stereo, Waveform, microphone
-
-PRESETS: dict[str, tuple[str, ...]] = {
-    "full": ("machine", "section", "domain", "attributes"),
-    "channel": ("machine", "section", "attributes", "channel"),
-    "attributes": ("machine", "section", "attributes"),
-    "section": ("machine", "section"),
-    "machine": ("machine",),
-}
 
 
 class Classification(Objective):
@@ -72,10 +64,10 @@ class Classification(Objective):
         balance: float = 0.0,
         target_share: float | None = None,
     ) -> None:
-        fields = PRESETS.get(labels, ()) if isinstance(labels, str) else labels
+        fields = LABEL_PRESETS.get(labels, ()) if isinstance(labels, str) else labels
         if not fields or any(name not in LABEL_FIELDS for name in fields):
             raise ValueError(
-                f"labels must be some of {', '.join(LABEL_FIELDS)}, or one of the presets {', '.join(PRESETS)}; "
+                f"labels must be some of {', '.join(LABEL_FIELDS)}, or one of the presets {', '.join(LABEL_PRESETS)}; "
                 f"got {labels}"
             )
         for name, value in (("mixup", mixup), ("validation", validation), ("balance", balance)):
@@ -170,7 +162,7 @@ class Classification(Objective):
         names = [class_of(clip, self.fields, channel) for clip, channel in rows]
         if len(set(names)) > 1:
             return names, []
-        names = [class_of(clip, PRESETS["full"]) for clip, _ in rows]
+        names = [class_of(clip, LABEL_PRESETS["full"]) for clip, _ in rows]
         if len(set(names)) == 1:
             raise AsdError(
                 f'All {len(rows)} training clips are of one class ("{names[0]}"), so there is nothing to tell '

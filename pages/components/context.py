@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from asd_core import api
+from pages.components import words
 
 PAGES = Path(__file__).resolve().parent.parent
 
@@ -47,10 +48,15 @@ def asked(key: str) -> str | None:
     return st.query_params.get(key) or st.session_state.get("place", {}).get(key)
 
 
+def spelled(wanted: str, options: Sequence[str]) -> str:
+    """`wanted` as the options have it: the + of a typed address arrives as a space."""
+    return wanted if wanted in options else next((one for one in options if one.replace("+", " ") == wanted), wanted)
+
+
 def choose(key: str, options: Sequence[str], default: str, what: str) -> str:
     """The asked option if it exists, else the default, with a note if the address asked for something unknown."""
-    wanted = asked(key)
-    if wanted is not None and wanted in options:
+    wanted = spelled(asked(key) or "", options)
+    if wanted in options:
         remember(key, wanted)
         return wanted
     if st.query_params.get(key):
@@ -82,7 +88,7 @@ def note(sentence: str) -> None:
 
 def show_notes() -> None:
     for sentence in st.session_state.pop("notes", []):
-        st.warning(sentence, icon=":material/info:")
+        st.warning(words.plain(sentence), icon=":material/info:")
 
 
 def link() -> str:

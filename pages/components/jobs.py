@@ -29,7 +29,7 @@ def panel(job_id: str) -> None:
     try:
         job = api.job(workspace(), job_id)
     except api.AsdError as error:
-        st.warning(str(error), icon=":material/info:")
+        st.warning(words.plain(str(error)), icon=":material/info:")
         return
     st.fragment(_panel, run_every=1 if job.is_active else None)(job_id, live=job.is_active)
 
@@ -44,7 +44,7 @@ def attempt(act: object, *arguments: object) -> None:
 
 def show_problems() -> None:
     for sentence in st.session_state.pop("problems", []):
-        st.error(sentence, icon=":material/error:")
+        st.error(words.plain(sentence), icon=":material/error:")
 
 
 def _tray() -> None:
@@ -55,7 +55,7 @@ def _tray() -> None:
     ended = [job for job in jobs if job.id in before and not job.is_active]
     for job in ended:
         icon = words.STATES[job.state][0]
-        st.session_state.setdefault("toasts", []).append((f"{job.title}: {job.state}", icon))
+        st.session_state.setdefault("toasts", []).append((words.plain(f"{job.title}: {job.state}"), icon))
     if ended:
         st.rerun()  # the whole page: it may show what the job has made, and this timer may stop
     st.markdown("**Jobs**")
@@ -63,7 +63,7 @@ def _tray() -> None:
         st.caption("No job running.")
     for job in active[::-1]:
         with st.container(border=True, gap="xsmall"):
-            st.markdown(f"**{job.title}**")
+            st.markdown(f"**{words.plain(job.title)}**")
             if job.state == "queued":
                 st.caption(f"Queued, number {job.position}")
             else:
@@ -85,23 +85,23 @@ def _panel(job_id: str, live: bool) -> None:
     try:
         job = api.job(workspace(), job_id)
     except api.AsdError as error:
-        st.info(str(error))
+        st.info(words.plain(str(error)))
         return
     if job.is_active != live:  # resumed, or over: a click in here runs this part alone, and the timers must change
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center"):
         words.state_badge(job.state)
-        st.markdown(f"**{job.title}**")
+        st.markdown(f"**{words.plain(job.title)}**")
     if job.state == "queued":
         st.caption(f"Waiting for the job before it; number {job.position} in the queue.")
     elif job.is_active:
-        st.progress(job.fraction, f"{job.fraction:.0%} · {job.message or 'starting'}")
+        st.progress(job.fraction, f"{job.fraction:.0%} · {words.plain(job.message) or 'starting'}")
         st.caption(f"{words.duration(job.seconds)} so far · {_remaining(job)} · {_pulse(job)}")
     elif job.state == "done":
         st.caption(f"Took {words.duration(job.seconds)}, {words.ago(job.ended or job.created)}.")
     else:
         show = st.error if job.state == "failed" else st.info
-        show(f"{job.message} ({words.ago(job.ended or job.created)})")
+        show(f"{words.plain(job.message)} ({words.ago(job.ended or job.created)})")
     _buttons(job)
     curve = api.job_curve(job)
     if not curve.empty:

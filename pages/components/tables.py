@@ -15,7 +15,8 @@ TINT = "38, 160, 148"  # red, green, blue of a good value's background
 
 def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str, Any]]:
     """The board as shown, and its column configuration."""
-    shown = pd.DataFrame({"System": board["title"], "Profile": board["profile"], "Ω": board["omega"]})
+    titles = map(words.marked, board["title"], board["transductive"])
+    shown = pd.DataFrame({"System": list(titles), "Profile": board["profile"], "Ω": board["omega"]})
     shown["±"] = board["half_width"]
     for name in ("auc_source", "auc_target", "pauc"):
         shown[FIGURES[name]] = board[name]
@@ -37,7 +38,7 @@ def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str
         "±": "Half of the 95 % bootstrap interval of Ω",
         "Dom.-restricted": "Harmonic mean with AUCs inside each domain: another metric set, which some reports print",
         "Published": "From the system's report, DCASE 2026 development data; official or domain-restricted metric set",
-        "False alarms": "Share of normal training clips above the threshold",
+        "False alarms": "Share of normal training clips above the threshold; means nothing of a transductive system",
     }
     config = {name: st.column_config.Column(name, help=text) for name, text in helps.items()}
     return styled, config

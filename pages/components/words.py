@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import streamlit as st
@@ -25,6 +26,12 @@ METRIC_SETS = {"official": "official", "domain_restricted": "restricted"}
 OUTCOMES = {"FP": "false alarm", "FN": "missed", "TP": "found", "TN": "quiet", "": "unknown"}
 
 
+def plain(text: str) -> str:
+    """Markdown that shows `text` as it is: names from files and addresses must neither load pictures nor make links."""
+    escaped = re.sub(r"([\\`*_\[\]<>$~|#&!]|:(?=[\w/]))", r"\\\1", text)
+    return re.sub(r"\s*\n\s*", "  \n", escaped)  # lines stay
+
+
 def state_badge(state: str) -> None:
     icon, colour = STATES[state]
     st.badge(state, icon=icon, color=colour)  # type: ignore[arg-type]
@@ -38,6 +45,11 @@ def kind_badge(kind: str) -> None:
         )
     else:
         st.badge(kind, icon=":material/mic:", color="blue")
+
+
+def marked(name: str, transductive: bool) -> str:
+    """A system's name, with a word where its verdicts depend on the other test clips."""
+    return f"{name} (transductive)" if transductive else name
 
 
 def duration(seconds: float | None) -> str:

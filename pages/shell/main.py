@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, jobs
+from pages.components import cached, jobs, words
 from pages.components.context import PAGES, asked, picker, show_notes, workspace
 
 ASSETS = PAGES.parent / "assets"
@@ -55,7 +55,8 @@ def pick_run(data: str) -> str:
         part = (
             f" · {machines[0] if len(machines) == 1 else f'{len(machines)} machines'}" if len(machines) < most else ""
         )
-        return f"{record['system']} · {record['profile']} · seed {record['seed']}{part}"
+        name = words.marked(record["system"], bool(record.get("transductive")))
+        return f"{name} · {record['profile']} · seed {record['seed']}{part}"
 
     return picker("run", "Run", list(own), best[0] if best else next(iter(own)), describe)
 

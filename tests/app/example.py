@@ -42,7 +42,9 @@ def build(folder: Path, clips: int = 4, seconds: float = 0.5, unlabelled: bool =
     return workspace
 
 
-def add_run(workspace: Workspace, data: DataSet, system: str, strength: float, seed: int = 0) -> str:
+def add_run(
+    workspace: Workspace, data: DataSet, system: str, strength: float, seed: int = 0, transductive: bool = False
+) -> str:
     rng = np.random.default_rng(len(system) + 100 * seed)
     cache = workspace.cache / "fingerprints.json"
     prints = [fingerprint(data.of(machine, split), cache) for machine in data.machines for split in (TRAIN, TEST)]
@@ -75,13 +77,14 @@ def add_run(workspace: Workspace, data: DataSet, system: str, strength: float, s
         "title": {
             "logmel-maha": "Log-mel statistics, Mahalanobis",
             "logmel-knn": "Log-mel statistics, nearest neighbour",
-        }.get(system, "Official autoencoder, reconstruction error"),
+        }.get(system, config.load_system(system).title),
         "data": {"name": data.name, "kind": data.kind, "fingerprint": digest(prints)},
         "profile": "quick",
         "seed": seed,
         "machines": data.machines,
         "labelled": [machine for machine in data.machines if data.is_labelled(machine)],
         "config": config.resolve(config.load_system(system), config.load_profile("quick")).model_dump(mode="json"),
+        "transductive": transductive,
         "tasks": [],
         "thresholds": thresholds,
         "notices": [],

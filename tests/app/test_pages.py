@@ -142,6 +142,32 @@ def test_a_filter_keeps_the_clip_not_the_row_number(open_app, full):
     assert place(app, "clip") == clip_id
 
 
+def test_a_plus_in_a_typed_address_arrives_as_a_space(open_app, full):
+    app = open_app(full, "train", system="unis-3 submitted")
+    assert not app.warning
+    assert place(app, "system") == "unis-3+submitted"
+    run_id = example.add_run(full, api.data_set(full, "workshop"), "unis-3+submitted", 1.0)
+    app = open_app(full, "results", run=run_id.replace("+", " "))
+    assert not app.warning
+    assert place(app, "run") == run_id
+
+
+def test_transductive_systems_are_marked_everywhere(open_app, full):
+    run_id = example.add_run(full, api.data_set(full, "workshop"), "unis-3+submitted", 50.0, transductive=True)
+    mark = "as submitted (transductive)"
+    listed = open_app(full, "train").dataframe[0].value["System"]
+    assert listed.str.endswith(mark).sum() == 2
+    board = open_app(full, "results").dataframe[0].value
+    assert board["System"].str.endswith(mark).sum() == 1
+    assert board.loc[board["System"].str.endswith(mark), "False alarms"].isna().all()
+    assert mark in texts(open_app(full, "home"))
+    app = open_app(full, "export")
+    assert app.multiselect(key="export_runs").value == [run_id], "the best"
+    assert "unis-3+submitted (transductive)" in "".join(app.multiselect(key="export_runs").options)
+    assert "unis-3+submitted" in app.warning[0].value
+    assert "transductive" in app.warning[0].value
+
+
 def test_figures_are_those_of_the_core(open_app, full):
     board = api.leaderboard(full)
     shown = open_app(full, "results").dataframe[0].value

@@ -1,5 +1,6 @@
 """What the app shows without a browser: spectrogram levels, filters, and that no learning library is loaded."""
 
+import shutil
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pandas as pd
 import pytest
 
 from asd_core import api, config
+from asd_core.api.training import lacking_weights
 from asd_core.data.spectrogram import AXES, HOP, ROWS, position, spectrogram, ticks
 from asd_core.types import SAMPLE_RATE, AsdError
 from pages.components import pictures
@@ -93,6 +95,53 @@ def test_training_is_refused_for_what_is_not_there(full):
         with pytest.raises(AsdError):
             api.start_training(full, **({"name": "logmel-knn", "data": "workshop"} | change))
     assert api.all_jobs(full) == []
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """A copy of configs/ that a test may change."""
+    shutil.copytree(config.CONFIGS, tmp_path / "configs")
+    monkeypatch.setattr(config, "CONFIGS", tmp_path / "configs")
+    return tmp_path / "configs"
+
+
+def test_a_system_that_is_invalid_under_a_profile_is_one_invalid_row(full, configs):
+    path = configs / "systems" / "neu-1.yaml"
+    path.write_text(path.read_text().replace("batch_size: 64", "batch_size: 64, accumulate: 64"))
+    states = api.system_states(full, "workshop", "quick").set_index("name")
+    assert states.loc["neu-1", "state"] == "invalid"
+    assert "neu-1 under profile quick" in states.loc["neu-1", "problem"]
+    assert (states["state"] == "invalid").sum() == 1
+    assert "neu-1" not in api.missing_systems(states.reset_index())
+    assert api.system_states(full, "workshop", "full").set_index("name").loc["neu-1", "state"] != "invalid"
+
+
+def test_a_typo_in_a_variant_is_of_that_variant_alone(full, configs):
+    path = configs / "systems" / "unis-3.yaml"
+    path.write_text(path.read_text().replace("variants:", "variants:\n  odd: {fusio: {name: minimum}}"))
+    states = api.system_states(full, "workshop", "quick").set_index("name")["state"]
+    assert [states[name] for name in ("unis-3", "unis-3+odd", "unis-3+submitted")] == [
+        "not started",
+        "invalid",
+        "not started",
+    ]
+
+
+def test_transductive_systems_are_told(full):
+    told = api.system_states(full, "workshop", "quick").set_index("name")["transductive"]
+    names = ("unis-3", "unis-3+submitted", "tsz-fusion", "tsz-fusion+ranked")
+    assert [bool(told[name]) for name in names] == [False, True, False, True]
+
+
+def test_weights_of_a_start_are_wanted_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASD_WEIGHTS", str(tmp_path))
+    system, profile = config.load_system("neu-2"), config.load_profile("quick")
+    assert lacking_weights(system, profile) == ""
+    start = profile.encoders["beats"].start
+    started = start.model_copy(update={"backbone": config.Component(name="beats", checkpoint="beats_iter3")})
+    overlay = profile.encoders["beats"].model_copy(update={"start": start.model_copy(update={"start": started})})
+    profile = profile.model_copy(update={"encoders": {"beats": overlay}})
+    assert "BEATs_iter3.pt" in lacking_weights(system, profile)
 
 
 def test_the_app_loads_no_learning_library(full):

@@ -1,14 +1,17 @@
 """The page about published checkpoints, in every state a file can be in."""
 
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from asd_core import api, config, jobs, weights
 from asd_core.backbones import pretrained
+from asd_core.files import write_json
 from pages.components import context
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "encoders"
@@ -52,7 +55,7 @@ def test_nothing_is_here_yet(open_app, empty, place):
     app = open_app(empty, "weights")
     assert not app.error
     assert states(app) == ["absent"] * len(weights.catalogue())
-    assert "quick" in texts(app)
+    assert "trained on the normal clips at hand" in texts(app)
     assert not empty.root.exists(), "looking must not write"
     assert not place.exists()
 
@@ -113,6 +116,40 @@ def test_files_in_each_state(open_app, full, small, place):
     assert states(app) == ["present", "damaged"]
     assert weights.find("small_beats").name in texts(app)
     assert api.checkpoints()[0].sha256 in texts(app)
+
+
+PICTURE = "![p](http://127.0.0.1:9/p.png) <img src=x> :red[x] $x$ [a](http://b)"
+
+
+def markup(text: str) -> list[str]:
+    """What of a text is still Markdown: characters of markup without a backslash before them."""
+    return re.findall(r"(?<!\\)(?:\\\\)*[!\[\]<>$*_`~|#&]|(?<!\\):[\w/]", text)
+
+
+def test_names_inside_a_file_are_shown_as_they_are(open_app, empty, small, place):
+    place.mkdir()
+    stored = torch.load(GOLDEN / "beats_tiny.pt", weights_only=True)
+    stored["model"][PICTURE] = torch.zeros(1)
+    torch.save(stored, place / "small.pt")
+    assert PICTURE in weights.verify("small_beats", pretrained.read).problem
+    shown = open_app(empty, "weights", checkpoint="small_beats").error[0].value
+    assert "p.png" in shown
+    assert markup(shown) == []
+
+
+def test_messages_of_jobs_and_addresses_are_shown_as_they_are(open_app, empty, small):
+    for created, state in enumerate(("failed", "interrupted")):  # the newest about a checkpoint is shown
+        spec = {"id": state, "title": PICTURE, "key": "x", "arguments": ["weights", "small_beats"], "created": created}
+        write_json(empty.jobs / state / "spec.json", spec)
+        write_json(empty.jobs / state / "result.json", {"state": state, "message": PICTURE, "ended": 2.0})
+        app = open_app(empty, "weights", checkpoint="small_beats", job=state)
+        shown = (app.error if state == "failed" else app.info)[0].value
+        assert "p.png" in shown
+        assert markup(shown) == []
+        assert any("p.png" in one.value and not markup(one.value.strip("*")) for one in app.markdown)
+    warned = open_app(empty, "weights", checkpoint=PICTURE).warning[0].value
+    assert "p.png" in warned
+    assert markup(warned) == []
 
 
 def test_the_page_loads_no_learning_library(full):

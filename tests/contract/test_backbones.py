@@ -11,7 +11,11 @@ from asd_core.views import VIEWS
 SIZES = {"layers": 2, "width": 32, "heads": 2, "ffn": 48}
 SMALL = {  # others: as they are
     "multiresnet": {"spectrograms": [[1024, 512]], "base_channels": 2, "branch_dim": 32},
-    "beats": {"pooling": {"name": "asp"}, "head": ["norm", {"linear": 24}], "architecture": SIZES | {"patch_width": 16}},
+    "beats": {
+        "pooling": {"name": "asp"},
+        "head": ["norm", {"linear": 24}],
+        "architecture": SIZES | {"patch_width": 16},
+    },
     "eat": {"pooling": {"name": "cls"}, "head": ["norm", "linear"], "architecture": SIZES},
 }
 VIEW_OF = {VIEWS.classes[name].kind: name for name in ("waveform", "logmel")}

@@ -109,6 +109,16 @@ def test_an_unlabelled_run_is_listed_last_with_a_reason(tmp_path: Path) -> None:
     assert analysis.machine_matrix(runs[0]).empty
 
 
+def test_a_transductive_run_is_marked_and_has_no_false_alarm_rate(tmp_path: Path) -> None:
+    workspace, data = Workspace(tmp_path), dataset(["fan"])
+    runs = [write_run(workspace, data, "t", transductive=True), write_run(workspace, data, "p", system="plain")]
+    table = analysis.leaderboard(runs, REPORTS).set_index("run_id")
+    assert table["transductive"].to_dict() == {"t": True, "p": False}
+    assert table.loc["t", "false_alarm_rate"] is None
+    assert 0 <= table.loc["p", "false_alarm_rate"] <= 1
+    assert set(table["title"]) == {"Invented"}, "pages and tables mark it in their own way"
+
+
 def test_no_runs_no_rows() -> None:
     assert analysis.leaderboard([], REPORTS).empty
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from asd_core import config
 from asd_core.config import MAX_SEED, Profile, System, load, load_profile, load_system, system_names, validate
 from asd_core.types import AsdError
 
@@ -65,3 +66,60 @@ def test_names_that_lead_elsewhere(name: str) -> None:
 def test_seed_of_a_branch(seed: int) -> None:
     with pytest.raises(AsdError, match=r"branches\.0\.seed: .*(greater|less) than or equal"):
         validate(System, SYSTEM | {"branches": [SYSTEM["branches"][0] | {"seed": seed}]}, "it")
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_branch_is_not_averaged_into_a_stream_by_its_name_alone(order: int) -> None:
+    first = SYSTEM["branches"][0]
+    branches = [first, first | {"name": "b", "stream": "a"}][::order]
+    with pytest.raises(AsdError, match=r'stream of branch "b" is called "a", as is a branch.*stream: a'):
+        validate(System, SYSTEM | {"branches": branches}, "it")
+    together = validate(
+        System, SYSTEM | {"branches": [first | {"stream": "a"}, first | {"name": "b", "stream": "a"}]}, "it"
+    )
+    assert len(together.streams) == 1
+    apart = [first | {"stream": "z"}, first | {"name": "b", "stream": "a"}]
+    assert validate(System, SYSTEM | {"branches": apart}, "it").streams == [("z", ["a"]), ("a", ["b"])]
+
+
+ENCODER = {
+    "view": {"name": "waveform"},
+    "backbone": {"name": "multiresnet"},
+    "scope": "dataset",
+    "objective": {"name": "classification", "labels": "section"},
+    "train": {"epochs": 1, "batch_size": 8, "lr": 0.001},
+}
+
+
+@pytest.fixture
+def systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of systems: "mine" spells its encoder out, "other" takes it from there."""
+    monkeypatch.setattr(config, "CONFIGS", tmp_path)
+    branches = [{"name": "a", "encoder": "net", "scorer": {"name": "knn"}}]
+    (tmp_path / "systems").mkdir()
+    for name, encoder in (("mine", ENCODER), ("other", "mine")):
+        values = SYSTEM | {"name": name, "encoders": {"net": encoder}, "branches": branches}
+        (tmp_path / "systems" / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return tmp_path / "systems"
+
+
+def test_an_encoder_given_by_the_system_that_has_it(systems: Path) -> None:
+    assert load_system("other").encoders == load_system("mine").encoders
+
+
+@pytest.mark.parametrize(
+    ("encoders", "message"),
+    [
+        ({"net": "mime"}, 'There is no system "mime".*Did you mean "mine"'),
+        ({"beats": "mine"}, 'system mine has no encoder "beats", only net'),
+        ({"net": "other"}, 'system other has its encoder "net" from mine; refer to a system that spells it out'),
+        ({"net": "third"}, 'system third has its encoder "net" from third'),
+        ({"net": ["mine"]}, r"encoders\.net"),
+    ],
+)
+def test_a_reference_that_leads_nowhere(systems: Path, encoders: dict, message: str) -> None:
+    branches = [{"name": "a", "encoder": next(iter(encoders)), "scorer": {"name": "knn"}}]
+    values = SYSTEM | {"name": "third", "encoders": encoders, "branches": branches}
+    (systems / "third.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(AsdError, match=message):
+        load_system("third")

@@ -39,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.etags = True
         self.gets: list[str | None] = []  # the Range header of every GET
         self.sent = 0
+        self.announced: int | None = None  # by HEAD, instead of the truth
 
     @property
     def url(self) -> str:
@@ -54,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         body = self.server.files.get(self.path.lstrip("/"))
         self.send_response(404 if body is None else 200)
-        self.send_header("Content-Length", str(len(body or b"")))
+        self.send_header("Content-Length", str(self.server.announced or len(body or b"")))
         self.end_headers()
 
     def do_GET(self) -> None:
@@ -207,6 +208,15 @@ def test_unknown_length_is_accepted(server: Server, tmp_path: Path) -> None:
     server.faults = ["unknown length"]
     download(config, tmp_path)
     assert (tmp_path / "dev_data/raw" / CLIP).read_bytes() == NOISE
+
+
+def test_more_bytes_than_announced(server: Server, tmp_path: Path) -> None:
+    config = offer(server, {CLIP: NOISE})
+    body = server.files["dev_fan.zip"]
+    server.faults, server.announced = ["unknown length"], len(body) - 1
+    with pytest.raises(AsdError, match=f"sends more than the {len(body) - 1:,} bytes .* is deleted.*configs/datasets"):
+        download(config, tmp_path)
+    assert not list((tmp_path / ".downloads").glob("*.part*"))
 
 
 def test_wrong_content_is_kept_aside(server: Server, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from asd_core.artifacts import Workspace, load_run
-from asd_core.config import load, validate
+from asd_core.config import load, load_profile, load_system, resolve, validate
 from asd_core.export.submission import EPOCH, Package, build, describe, pack
 from asd_core.export.validator import CLIPS, EVALUATION, MAX_PACKAGE, RULES, Check, check, diff
 from asd_core.files import write_json
@@ -133,7 +133,7 @@ def test_description_comes_from_the_configuration_and_the_form_wins(workspace: W
     assert known["decision_making"] == "percentile (q 0.9)"
     assert known["attribute_usage"]
     assert known["data_augmentation"] == "mixup"
-    assert known["external_data_usage"] == "pre-trained model"
+    assert known["external_data_usage"] == "pre-trained: BEATs iter3"
     assert known["front_end"] is None
     stated = {"front_end": "Wiener filter", "embeddings": "BEATs, 90 M"}
     systems = [{"name": "First", "abbreviation": "F", "runs": ["dev", "eval"], "description": stated}]
@@ -142,6 +142,72 @@ def test_description_comes_from_the_configuration_and_the_form_wins(workspace: W
     assert description["front_end"] == "Wiener filter"
     assert description["embeddings"] == "BEATs, 90 M"
     assert description["machine_learning_method"] == "arcface, knn, mahalanobis"
+
+
+def described(name: str, profile: str = "full") -> dict:
+    return describe(resolve(load_system(name), load_profile(profile)).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("system", "profile", "known"),
+    [
+        (
+            "unis-1",
+            "full",
+            {
+                "data_augmentation": "mixup, far microphone mixed in",
+                "attribute_usage": "classes of the training",  # preset full
+                "external_data_usage": "pre-trained: EAT-base, 30 epochs",
+                "ensemble_method_subsystem_count": None,  # three branches, one stream
+                "aggregation_method": "mean",
+            },
+        ),
+        (
+            "unis-3",
+            "full",
+            {
+                "data_augmentation": "mixup, far microphone mixed in, SMOTE",
+                "external_data_usage": "pre-trained: EAT-base, 30 epochs, BEATs iter3+ (AS2M)",
+                "ensemble_method_subsystem_count": 2,
+                "aggregation_method": "mean, weighted",
+            },
+        ),
+        ("neu-2", "full", {"attribute_usage": None, "data_augmentation": "mixup, SMOTE"}),
+        ("neu-1", "full", {"ensemble_method_subsystem_count": 3, "aggregation_method": "weighted"}),
+        ("tsz-sera", "full", {"attribute_usage": "auxiliary heads (spd, pro, car, grit)", "data_augmentation": None}),
+        (
+            "neu-2",
+            "quick",  # trained before on the clips at hand
+            {
+                "attribute_usage": "classes of the training",
+                "data_augmentation": "mixup, SpecAugment, SMOTE",
+                "external_data_usage": None,
+            },
+        ),
+        ("logmel-maha", "full", {"data_augmentation": None, "attribute_usage": None, "aggregation_method": None}),
+    ],
+)
+def test_description_of_what_is_delivered(system: str, profile: str, known: dict) -> None:
+    found = described(system, profile)
+    assert {name: found[name] for name in known} == known
+
+
+def test_a_checkpoint_that_a_start_begins_with_is_external_data() -> None:
+    first = CONFIG["encoders"]["b"]
+    start = first | {"backbone": {"name": "beats", "checkpoint": "/home/jane/secret/own.pt"}}
+    encoder = first | {"backbone": {"name": "beats", "checkpoint": None}, "start": start}
+    found = describe(CONFIG | {"encoders": {"b": encoder}})
+    assert found["external_data_usage"] == "pre-trained: own.pt"  # not where it lies
+
+
+def test_a_transductive_system_says_so(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "w")
+    write_run(workspace, dataset([], ["fan"]), "one", transductive=True)
+    systems = [{"name": "First", "abbreviation": "F", "runs": ["one"]}]
+    meta = yaml.safe_load(entries(build(package(systems=systems), workspace, tmp_path / "p.zip"))[META])
+    description = meta["system"]["description"]
+    assert "transductive" in description["decision_making"]
+    assert "transductive" not in describe(CONFIG)["decision_making"]
 
 
 def test_unmeasured_and_simulated_results_are_null(tmp_path: Path) -> None:
@@ -155,10 +221,15 @@ def test_unmeasured_and_simulated_results_are_null(tmp_path: Path) -> None:
 
 def test_parameters_are_those_of_one_machine(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
-    sizes = {"shared": (None, 100), "fan": ("fan", 7), "valve": ("valve", 9)}
+    sizes = {"start": (None, 1000), "shared": (None, 100), "fan": ("fan", 7), "valve": ("valve", 9)}
     tasks = [{"kind": "train", "key": key, "machine": machine} for key, (machine, _) in sizes.items()]
     for key, (_, size) in sizes.items():
         write_json(workspace.task("train", key) / "meta.json", {"parameters": size})
+    for machine in ("fan", "valve"):  # "start" is what the shared network began with; nothing is embedded by it
+        for network in (machine, "shared"):
+            key = f"{network}-{machine}"
+            tasks.append({"kind": "embed", "key": key, "machine": machine})
+            write_json(workspace.task("embed", key) / "meta.json", {"inputs": [network]})
     write_run(workspace, dataset([], ["fan", "valve"]), "one", tasks=tasks)
     systems = [{"name": "First", "abbreviation": "F", "runs": ["one"]}]
     meta = yaml.safe_load(entries(build(package(systems=systems), workspace, tmp_path / "p.zip"))[META])

@@ -7,13 +7,17 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 import yaml
+from rich.text import Text
 
-from asd_core import api, config, remote, weights
+from asd_core import api, config, remote, terminal, weights
 from asd_core.__main__ import main
 from asd_core.backbones import pretrained
 from asd_core.types import AsdError, Cancelled
@@ -34,6 +38,7 @@ class Server(ThreadingHTTPServer):
         self.faults: list[str | int] = []
         self.gets: list[str | None] = []
         self.sizes = True
+        self.endless = 0  # bytes that follow an answer without a length
 
     @property
     def url(self) -> str:
@@ -60,6 +65,14 @@ class Handler(BaseHTTPRequestHandler):
         if body is None or fault == "busy":
             self.send_response(404 if body is None else 503)
             self.end_headers()
+            return
+        if server.endless:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(server.endless // 100_000):
+                    self.wfile.write(bytes(100_000))
+            self.close_connection = True
             return
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
         self.send_response(206 if wanted else 200)
@@ -310,6 +323,47 @@ def test_wrong_content_never_gets_its_place(known, server: Server, place: Path, 
     assert state("small_eat") == "absent"
 
 
+@pytest.mark.parametrize("source", ["published", "announced", "nobody tells"])
+def test_more_bytes_than_there_should_be(
+    known, server: Server, place: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    known(bytes=len(EAT) if source == "published" else None)
+    server.endless, server.sizes = 60_000_000, source != "nobody tells"
+    monkeypatch.setattr(remote, "LARGEST", 1_000_000)
+    limit = 1_000_000 if source == "nobody tells" else len(EAT)
+    with pytest.raises(AsdError, match=f"sends more than the {limit:,} bytes .* is deleted.*weights.yaml"):
+        fetch()
+    assert [path.name for path in (place / ".downloads").iterdir() if path.name != "lock"] == []
+    server.endless = 0
+    assert fetch().read_bytes() == EAT
+
+
+@pytest.mark.parametrize("note", ["[]", "7", "{}", "{", '{"url": "URL"}', '{"url": "URL", "etag": 5, "size": "x"}'])
+def test_a_note_that_is_none(known, server: Server, place: Path, note: str) -> None:
+    """Such as one of another version: what was received is received anew."""
+    part = place / ".downloads" / "eat.safetensors.part"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"x")
+    part.with_name(f"{part.name}.json").write_text(note.replace("URL", f"{server.url}/eat.safetensors"))
+    assert fetch().read_bytes() == EAT
+
+
+def test_names_from_a_file_do_not_steer_the_terminal(cli, place: Path, tmp_path: Path) -> None:
+    torch.save({"\x1b]0;owned\x07\x1b[31m [bold]red": torch.zeros(1)}, tmp_path / "BEATs_iter3.pt")
+    code, _, err = cli("import", tmp_path / "BEATs_iter3.pt")
+    assert code == 1
+    assert "[bold]red" in err
+    assert err.isprintable()
+
+
+def test_consoles_print_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.out.print("\x1b[31mred\x07", Text("\x1b[0m"))
+    terminal.print_table(pd.DataFrame({"\x1ba": ["\x1bb"]}), "\x1bc")
+    said = capsys.readouterr().out
+    assert "red" in said
+    assert said.replace("\n", "").isprintable()
+
+
 def test_gone_from_the_server(known, server: Server) -> None:
     server.files.clear()
     with pytest.raises(AsdError, match=r"404 Not Found.*correct its url in configs/weights\.yaml"):
@@ -369,6 +423,28 @@ def test_the_configuration_of_hugging_face_comes_along(known, place: Path) -> No
     path = weights.import_file(GOLDEN / "eat_tiny_hf_pretrain.safetensors", "small_eat", pretrained.read)
     assert pretrained.read_config(path).config["num_heads"] == 4
     assert (place / "eat_config.json").is_file()
+
+
+def test_an_earlier_configuration_does_not_stay_beside_another_file(known, place: Path, tmp_path: Path) -> None:
+    weights.import_file(GOLDEN / "eat_tiny_hf_pretrain.safetensors", "small_eat", pretrained.read)
+    alone = shutil.copyfile(GOLDEN / "eat_tiny_hf_pretrain.safetensors", tmp_path / "alone.safetensors")
+    path = weights.import_file(alone, "small_eat", pretrained.read)
+    assert not (place / "eat_config.json").exists()
+    assert pretrained.read_config(path).notes == pretrained.read_config(alone).notes != ()
+
+
+def test_a_file_put_there_by_hand_is_never_overwritten(known, place: Path) -> None:
+    place.mkdir()
+    for state_before in ("unverified", "damaged"):
+        (place / "eat.safetensors").write_bytes(b"mine")
+        assert state("small_eat") == "unverified"
+        if state_before == "damaged":
+            assert weights.verify("small_eat", pretrained.read).state == "damaged"
+        assert fetch().read_bytes() == EAT
+        kept = place / ".downloads" / "eat.safetensors.bad"
+        assert kept.read_bytes() == b"mine"
+        for file in (kept, place / "eat.safetensors.json"):
+            file.unlink()
 
 
 def test_a_file_put_there_by_hand(known, place: Path) -> None:

@@ -48,7 +48,7 @@ def serving(workspace: api.Workspace, port: int = 0):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)  # a busy machine takes its time
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def done(tiny_data, tmp_path_factory):
 
 
 def test_nothing_is_done_twice(done):
-    tasks, runs, context = done
+    tasks, _, context = done
     counts = Counter(task.kind for task in tasks)
     # four encoders and the start that two of them share with the first; five branches look through four networks
     assert counts == {"train": 4, "embed": 4 * len(MACHINES), "score": 5 * len(MACHINES), "run": 2}
@@ -58,7 +58,7 @@ def test_branches_of_a_stream_are_averaged_before_the_fusion(done):
 def test_a_recording_by_itself_gets_the_score_it_got_in_the_run(done):
     _, runs, context = done
     run = runs["tiny-transformers"]
-    clips = [clip for clip in context.data.of("fanSim", "test")][:3]
+    clips = context.data.of("fanSim", "test")[:3]
     alone = pipeline.score_files(
         context.workspace, run.record["run_id"], "fanSim", [clip.path for clip in clips], device="cpu"
     )

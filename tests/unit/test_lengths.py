@@ -88,7 +88,7 @@ def test_training_crops_anywhere(ramps):
     loaded = batches(ramps, range(40))
     ramp = np.linspace(-1, 1, 96_000, dtype=np.float32)
     firsts = []
-    for x, labels in loaded:
+    for x, _, labels, _ in loaded:
         assert x.shape == (8, 80_000)
         for excerpt in x.numpy():
             first = int(np.searchsorted(ramp, excerpt[0]))
@@ -101,6 +101,6 @@ def test_training_crops_anywhere(ramps):
 
 
 def test_training_crops_repeat_with_the_generator(ramps):
-    (one, _), (again, _), (other, _) = batches(ramps, [1, 1, 2])
+    one, again, other = (batch[0] for batch in batches(ramps, [1, 1, 2]))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)

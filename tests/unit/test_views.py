@@ -60,6 +60,6 @@ def test_every_view_gives_its_kind_for_any_length(name):
     for samples in (3_000, 16_000, 40_001):
         x = view(np.random.default_rng(0).normal(size=(2, samples)).astype(np.float32))
         assert x.dtype == np.float32
-        assert x.ndim == {"waveform": 1, "logmel": 2, "vector": 1}[view.kind]
+        assert x.ndim == {"waveform": 1, "stereo": 2, "logmel": 2, "vector": 1}[view.kind]
         assert np.isfinite(x).all()
         assert np.isfinite(view(np.zeros((2, samples), dtype=np.float32))).all()

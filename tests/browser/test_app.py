@@ -48,7 +48,10 @@ def serving(workspace: api.Workspace, port: int = 0):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(60)  # a busy machine takes its time
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:  # on a starved machine; how it ends is not what is tested here
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +130,7 @@ def test_from_the_table_to_the_sound(tab, server):
     heading(tab, "section_00_source_test_normal_0000")
     near, far = (tab.locator(".st-key-clip_view audio").nth(i) for i in (0, 1))
     near.evaluate("async sound => { sound.muted = true; await sound.play() }")
-    tab.wait_for_timeout(400)
-    assert near.evaluate("sound => sound.currentTime") > 0.1
+    tab.wait_for_function("sound => sound.currentTime > 0.1", arg=near.element_handle())
     assert near.evaluate("sound => sound.duration") == pytest.approx(2.0, abs=0.01)
     far.evaluate("async sound => { sound.muted = true; await sound.play() }")
     assert near.evaluate("sound => sound.paused"), "one channel at a time"

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from asd_core.backbones.beats import BIAS, Beats, PositionalConv, distance_buckets
+from asd_core.backbones.linear import Linear
 from asd_core.types import AsdError
 
 TINY = {"layers": 3, "width": 64, "heads": 4, "ffn": 128, "patch_width": 32}
@@ -219,3 +220,21 @@ def test_low_rank_updates():
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     assert len(trained) == 3 * 2 * 2
     assert {model.depth_of(name) for name in trained} == {0, 1, 2}
+
+
+def test_linear_layers_round_alike_on_one_thread_and_on_two():
+    """On two threads single-precision products go another way."""
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    layer, x = Linear(96, 160), torch.randn(2, 50, 96, requires_grad=True)
+    results = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            y = layer(x)
+            gradients = torch.autograd.grad(y.square().sum(), [x, layer.weight, layer.bias])
+            results.append([y.detach(), *gradients])
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*results, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-4)

@@ -22,7 +22,8 @@ serve: $(VENV)/ready ## only the app
 	@$(PY) -m streamlit run app.py --server.port $(PORT)
 
 test: $(VENV)/ready-dev ## all tests that this machine can run
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@$(PY) -m pytest -n 2 --dist loadfile --ignore=tests/browser
+	@$(PY) -m pytest tests/browser  # alone: what a user waits for is timed by the browser
 
 check: lint types arch test ## everything a change must pass
 

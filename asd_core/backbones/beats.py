@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -134,26 +133,15 @@ class Beats(Trunk):
 
     # ------------------------------------------------------------ hidden states
 
-    def forward(
-        self, fbank: Tensor, frames: Tensor | None = None, layers: Collection[int] | None = None
-    ) -> dict[int, Tensor]:
-        wanted = {self.depth} if layers is None else set(layers)
+    def states(self, fbank: Tensor, frames: Tensor | None, layers: set[int]) -> dict[int, Tensor]:
         tokens = int(self.patches(torch.tensor(fbank.shape[1]))) * BANDS
-        learning = self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
-        if fbank.device.type == "cpu" and len(fbank) > 1 and not learning:
-            # every clip alone: nothing is spent on padding and masks, and what is at work stays in the cache
-            states = {layer: torch.zeros(len(fbank), tokens, self.width) for layer in wanted}
-            for clip, length in enumerate([fbank.shape[1]] * len(fbank) if frames is None else frames.tolist()):
-                for layer, state in self(fbank[clip : clip + 1, :length], None, wanted).items():
-                    states[layer][clip, : state.shape[1]] = state[0]
-            return states
         padding = None
         if frames is not None:
             padding = torch.arange(tokens, device=fbank.device) >= (self.patches(frames) * BANDS)[:, None]
-        return self.hidden(fbank, padding, wanted)
+        return self.hidden(fbank, padding, layers)
 
     def hidden(self, fbank: Tensor, padding: Tensor | None, layers: set[int]) -> dict[int, Tensor]:
-        """`forward` with any (B, tokens) padding, True where tokens are masked out."""
+        """`states` with any (B, tokens) padding, True where tokens are masked out."""
         with full_precision(fbank):  # little work, and kernels for a few channels in half precision are wrong on CPUs
             x = self.encoder.prepare(self.embed(fbank.float()), padding)
             bias = self.encoder.position_bias(x.shape[1])
@@ -182,11 +170,7 @@ class Beats(Trunk):
             copy = given.pop(BIAS.format(layer), None)
             if copy is not None and not torch.equal(copy, given.get(BIAS.format(0), copy)):
                 raise AsdError(f"The weights are not of BEATs: {BIAS.format(layer)} differs from that of layer 0.")
-        try:
-            self.load_state_dict(given)
-        except RuntimeError as error:
-            problems = textwrap.shorten(str(error).partition("\n")[2], 1000)
-            raise AsdError(f"The weights do not fit this BEATs architecture. {problems}") from error
+        super().adopt(given)
 
 
 class Encoder(nn.Module):

@@ -7,9 +7,8 @@ released code's behaviour and the published weights' shapes; modules have the na
 from __future__ import annotations
 
 import re
-import textwrap
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -128,31 +127,17 @@ class Eat(Trunk):
 
     # ------------------------------------------------------------ hidden states
 
-    def forward(
-        self, fbank: Tensor, frames: Tensor | None = None, layers: Collection[int] | None = None
-    ) -> dict[int, Tensor]:
-        wanted = {self.depth} if layers is None else set(layers)
-        if self.target_frames is not None:
-            frames = None  # all of them are heard
-        if fbank.device.type == "cpu" and len(fbank) > 1 and not (torch.is_grad_enabled() or self.training):
-            # every clip alone: nothing is spent on padding and masks, and what is at work stays in the cache
-            longest = self.has_cls + fbank.shape[1] // PATCH * BANDS
-            states = {layer: torch.zeros(len(fbank), longest, self.width) for layer in wanted}
-            steps = [fbank.shape[1] // PATCH] * len(fbank) if frames is None else self.patches(frames).tolist()
-            for clip, length in enumerate(steps):
-                for layer, state in self(fbank[clip : clip + 1, : length * PATCH], None, wanted).items():
-                    states[layer][clip, : state.shape[1]] = state[0]
-            return states
+    def states(self, fbank: Tensor, frames: Tensor | None, layers: set[int]) -> dict[int, Tensor]:
         with full_precision(fbank):  # little work, and bf16 would round positions
             x = self.prepare(self.embed(fbank.float()))
         heard = None
-        if frames is not None:
+        if frames is not None and self.target_frames is None:
             tokens = 1 + self.patches(frames) * BANDS
             heard = (torch.arange(x.shape[1], device=x.device) < tokens[:, None])[:, None, None]  # of the keys
         hidden = {0: x}
-        for layer, block in enumerate(self.blocks[: max(wanted)], start=1):
+        for layer, block in enumerate(self.blocks[: max(layers)], start=1):
             hidden[layer] = x = block(x, heard)
-        return {layer: hidden[layer] for layer in sorted(wanted)}
+        return {layer: hidden[layer] for layer in sorted(layers)}
 
     def depth_of(self, parameter: str) -> int:
         block = re.match(r"blocks\.(\d+)\.", parameter)
@@ -174,11 +159,7 @@ class Eat(Trunk):
 
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
         """Also accepts the classifier of a fine-tuned checkpoint, which is left out (see `Classifier`)."""
-        try:
-            self.load_state_dict({name: value for name, value in tensors.items() if not name.startswith(HEAD)})
-        except RuntimeError as error:
-            problems = textwrap.shorten(str(error).partition("\n")[2], 1000)
-            raise AsdError(f"The weights do not fit this EAT architecture. {problems}") from error
+        super().adopt({name: value for name, value in tensors.items() if not name.startswith(HEAD)})
 
 
 class Block(nn.Module):

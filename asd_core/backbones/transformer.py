@@ -5,6 +5,7 @@ pooling and a head of our own, adapted to the data at hand in full, in part or n
 from __future__ import annotations
 
 import re
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,6 @@ class Trunk(nn.Module, ABC):
     def patches(self, frames: Tensor) -> Tensor:
         """(B,) valid frames → (B,) time steps of the patch grid."""
 
-    @abstractmethod
     def forward(
         self, fbank: Tensor, frames: Tensor | None = None, layers: Collection[int] | None = None
     ) -> dict[int, Tensor]:
@@ -55,6 +55,22 @@ class Trunk(nn.Module, ABC):
         Tokens beyond the valid `frames` (B,) are masked out, so that a clip in a padded batch gives what it gives
         alone; None: all frames count.
         """
+        wanted = {self.depth} if layers is None else set(layers)
+        learning = self.training or (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()))
+        if fbank.device.type != "cpu" or len(fbank) == 1 or learning:
+            return self.states(fbank, frames, wanted)
+        # every clip alone: nothing is spent on padding and masks, and what is at work stays in the cache
+        longest = fbank.shape[1] // PATCH
+        steps = [longest] * len(fbank) if frames is None else self.patches(frames).tolist()
+        states = {layer: torch.zeros(len(fbank), self.has_cls + longest * BANDS, self.width) for layer in wanted}
+        for clip, length in enumerate(steps):
+            for layer, state in self.states(fbank[clip : clip + 1, : length * PATCH], None, wanted).items():
+                states[layer][clip, : state.shape[1]] = state[0]
+        return states
+
+    @abstractmethod
+    def states(self, fbank: Tensor, frames: Tensor | None, layers: set[int]) -> dict[int, Tensor]:
+        """As `forward`, of the batch as a whole."""
 
     @abstractmethod
     def depth_of(self, parameter: str) -> int:
@@ -65,13 +81,17 @@ class Trunk(nn.Module, ABC):
     def architecture(cls, config: Mapping[str, Any]) -> dict[str, Any]:
         """Options of this trunk's constructor that the configuration inside a published checkpoint asks for."""
 
-    @abstractmethod
     def adopt(self, tensors: Mapping[str, Tensor]) -> None:
         """Load published weights, strictly.
 
         Raises:
             AsdError: names or shapes do not fit.
         """
+        try:
+            self.load_state_dict(tensors)
+        except RuntimeError as error:
+            problems = textwrap.shorten(str(error).partition("\n")[2], 1000)
+            raise AsdError(f"The weights do not fit this {type(self).__name__} architecture. {problems}") from error
 
 
 class PatchTransformer(Backbone):

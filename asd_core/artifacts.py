@@ -22,7 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -34,12 +34,14 @@ from filelock import FileLock, Timeout
 
 from asd_core import __version__
 from asd_core.files import read_json, write_json, write_with
-from asd_core.types import AsdError, EmbeddingSet
+from asd_core.types import AsdError, EmbeddingSet, Evidence, Grid
 
 RECORDED_PACKAGES = (
     *("numpy", "scipy", "scikit-learn", "imbalanced-learn", "faiss-cpu", "torch", "accelerate", "peft"),
     *("librosa", "soundfile", "soxr"),
 )
+
+EVIDENCE = tuple(part.name for part in fields(Evidence))
 
 
 @dataclass(frozen=True)
@@ -172,14 +174,43 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_embeddings(path: Path, embeddings: EmbeddingSet) -> None:
+    """Patches go into a file of their own beside `path`, of which reading loads only what is used."""
     e = embeddings
-    write_arrays(
-        path, x=e.x, clip_ids=e.clip_ids.astype("U"), sections=e.sections.astype("U"), domains=e.domains.astype("U")
-    )
+    words = {name: getattr(e, name).astype("U") for name in ("clip_ids", "sections", "domains")}
+    more = {name: value for name in ("attributes", "steps") if (value := getattr(e, name)) is not None}
+    if e.grid is not None:
+        more |= {"step": np.array(e.grid.step), "edges": np.array(e.grid.edges)}
+    if e.x.ndim > 2:
+        write_with(path.with_suffix(".npy"), lambda file: np.save(file, e.x))
+    else:
+        more["x"] = e.x
+    write_arrays(path, **words, **more)
 
 
 def read_embeddings(path: Path) -> EmbeddingSet:
-    return EmbeddingSet(**read_arrays(path))
+    stored: dict[str, Any] = {**read_arrays(path)}
+    if "x" not in stored:
+        try:
+            stored["x"] = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise AsdError(f"{path.with_suffix('.npy')} cannot be read safely ({error}). Delete its folder.") from error
+    if "edges" in stored:
+        stored["grid"] = Grid(float(stored.pop("step")), tuple(stored.pop("edges").tolist()))
+    return EmbeddingSet(**stored)
+
+
+def write_evidence(path: Path, evidence: Evidence, clip_ids: np.ndarray, training_ids: np.ndarray) -> None:
+    """Evidence for the scores of `clip_ids` (N,), found among `training_ids`."""
+    parts = {name: getattr(evidence, name) for name in EVIDENCE}
+    write_arrays(path, **parts, clip_ids=clip_ids.astype("U"), training_ids=training_ids.astype("U"))
+
+
+def read_evidence(path: Path) -> tuple[Evidence, np.ndarray, np.ndarray] | None:
+    """Evidence, the clips it is about, and the training clips that `Evidence.clip` counts; None where there is none."""
+    if not path.is_file():
+        return None
+    stored = read_arrays(path)
+    return Evidence(**{name: stored[name] for name in EVIDENCE}), stored["clip_ids"], stored["training_ids"]
 
 
 @dataclass(frozen=True)

@@ -329,7 +329,7 @@ def resolve(system: System, profile: Profile) -> System:
         for part in ("backbone", "objective", "train"):
             encoder[part] = _merged(encoder[part], getattr(overlay, part))
         encoder["start"] = overlay.start or encoder["start"]
-        encoder["notice"] = overlay.notice or encoder["notice"]
+        encoder["notice"] = " ".join(filter(None, [encoder["notice"], overlay.notice]))
         for branch in values["branches"]:
             if branch["encoder"] == name:
                 branch["output"] = overlay.outputs.get(branch["output"], branch["output"])

@@ -73,20 +73,48 @@ class Truth:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Where the cells of a patch grid lie in a recording."""
+
+    step: float  # seconds from one time step to the next
+    edges: tuple[float, ...]  # (F + 1,) Hz, band f lies between edges f and f + 1
+
+
+@dataclass(frozen=True)
 class EmbeddingSet:
     """Embeddings of clips of one machine, row by row, without any truth."""
 
-    x: np.ndarray  # (N, D) float32, or (N, L, D) for patches
+    x: np.ndarray  # (N, D) float32; "bands" (N, V, F, D): V summaries over time; "patches" (N, T, F, D), half precision
     clip_ids: np.ndarray  # (N,) str
     sections: np.ndarray  # (N,) str
     domains: np.ndarray  # (N,) str, "" where unknown (test clips)
+    attributes: np.ndarray | None = None  # (N,) str, as in file names, of training clips; "" where unknown
+    steps: np.ndarray | None = None  # (N,) valid time steps of patches; None: all of them
+    grid: Grid | None = None  # where bands and patches lie
 
     def __len__(self) -> int:
         return len(self.clip_ids)
 
     def __getitem__(self, rows: np.ndarray) -> EmbeddingSet:
         """The rows picked by an index or boolean array."""
-        return EmbeddingSet(self.x[rows], self.clip_ids[rows], self.sections[rows], self.domains[rows])
+        if isinstance(rows, np.ndarray) and rows.dtype == bool and rows.all():
+            return self  # patches are large
+        attributes, steps = (None if part is None else part[rows] for part in (self.attributes, self.steps))
+        own = self.x[rows], self.clip_ids[rows], self.sections[rows], self.domains[rows]
+        return EmbeddingSet(*own, attributes, steps, self.grid)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where the scores of N clips come from: local scores of U stretches of time × F frequency bands, in the units of
+    the score, and the normal clip that each was compared with."""
+
+    values: np.ndarray  # (N, U, F) float32; NaN where a clip has no such stretch
+    clip: np.ndarray  # (N, U, F) int32, row of the nearest normal clip among the training clips; −1: none
+    unit: np.ndarray  # (N, U, F) int32, stretch of that clip
+    start: np.ndarray  # (U,) s
+    stop: np.ndarray  # (U,) s; infinite: to the end of the clip
+    edges: np.ndarray  # (F + 1,) Hz, band f lies between edges f and f + 1
 
 
 def printable(text: str) -> str:

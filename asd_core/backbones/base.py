@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from asd_core.types import AsdError
+from asd_core.types import AsdError, Grid
 
 
 class Backbone(nn.Module, ABC):
@@ -29,7 +29,13 @@ class Backbone(nn.Module, ABC):
     needs_length: ClassVar[bool] = False  # whether `resolve` looks at the longest clip
     cpu_batch: ClassVar[int] = 32  # clips embedded together on a CPU
     embed_dim: int  # of output "clip"
+    layout: Grid | None = None  # of outputs that tell bands or patches apart
     masks_own_padding: bool = False  # a mixed training clip is as long as its own recording, not as the longer one
+
+    def kind_of(self, output: str) -> str:
+        """What a clip's output is: "vector" (D,); "bands" (V, F, D), V summaries over time of F frequency bands; or
+        "patches" (T, F, D)."""
+        return "vector"
 
     @classmethod
     def resolve(cls, options: dict[str, Any], longest_seconds: float) -> dict[str, Any]:

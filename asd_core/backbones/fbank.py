@@ -32,6 +32,14 @@ def frame_count(samples: int) -> int:
     return max(0, 1 + (samples - FRAME) // HOP)
 
 
+def band_edges(bands: int, mels: int = 128) -> tuple[float, ...]:
+    """(bands + 1,) Hz: where the filter bank's mels, cut into `bands` equal groups, pass from one to the next."""
+    lowest, highest = (1127 * math.log1p(hz / 700) for hz in (LOWEST_HZ, SAMPLE_RATE / 2))
+    spacing = (highest - lowest) / (mels + 1)
+    inner = [lowest + (band * mels / bands + 0.5) * spacing for band in range(1, bands)]
+    return tuple(700 * math.expm1(mel / 1127) for mel in (lowest, *inner, highest))
+
+
 @torch.no_grad()
 def kaldi_fbank(wave: Tensor, window: Window, mels: int = 128) -> Tensor:
     """(B, samples) → (B, frames, mels) natural logarithms of mel energies, not below log(2⁻²³) = -15.94.

@@ -19,8 +19,9 @@ from asd_core import weights
 from asd_core.backbones import pretrained
 from asd_core.backbones.base import Backbone, fit_length
 from asd_core.backbones.head import build_head
-from asd_core.backbones.pooling import POOLINGS
-from asd_core.types import SAMPLE_RATE, AsdError
+from asd_core.backbones.fbank import HOP, band_edges
+from asd_core.backbones.pooling import POOLINGS, AttentiveStatistics
+from asd_core.types import SAMPLE_RATE, AsdError, Grid
 
 PATCH = 16  # frames and mel bands of a patch
 BANDS = 8  # patches along frequency: 128 mel bands
@@ -98,7 +99,9 @@ class PatchTransformer(Backbone):
     """Clip embeddings from hidden states: trunk → pooling → head.
 
     Outputs: "clip" (B, E) embedding of the last layer; "layer<l>" the same from hidden state l, through the same
-    pooling and head; "patches" and "patches<l>" (B, T, 8, D) grids of hidden states.
+    pooling and head; "patches" and "patches<l>" (B, T, 8, D) grids of hidden states; "bands" and "bands<l>"
+    (B, V, 8, D) their summaries over time: mean, maximum and, where the pooling is "asp", the mean under its attention,
+    renormalised inside each band.
 
     Args:
         pooling: {"name": …} of `backbones.pooling`.
@@ -123,6 +126,7 @@ class PatchTransformer(Backbone):
     """
 
     input = "waveform"
+    layout = Grid(PATCH * HOP / SAMPLE_RATE, band_edges(BANDS))
     cpu_batch = 4  # measured: larger batches leave the cache
     trunk_type: ClassVar[type[Trunk]]
 
@@ -160,7 +164,8 @@ class PatchTransformer(Backbone):
         self.head = build_head(self.pooling.out_dim, list(head))
         self.embed_dim = self.head.out_dim
         layers = range(1, self.trunk.depth + 1)
-        self.outputs = ("clip", "patches", *(f"{kind}{layer}" for kind in ("layer", "patches") for layer in layers))
+        by_layer = (f"{kind}{layer}" for kind in ("layer", "patches", "bands") for layer in layers)
+        self.outputs = ("clip", "patches", "bands", *by_layer)
         self._choose_trainable(top_blocks, lora_rank, lora_alpha)
 
     def _choose_trainable(self, top_blocks: int, lora_rank: int, lora_alpha: float) -> None:
@@ -262,6 +267,9 @@ class PatchTransformer(Backbone):
             )
         return x
 
+    def kind_of(self, output: str) -> str:
+        return next((kind for kind in ("patches", "bands") if output.startswith(kind)), "vector")
+
     def valid_samples(self, x: np.ndarray) -> int:
         if not self.masks_own_padding:
             return len(x)
@@ -272,11 +280,12 @@ class PatchTransformer(Backbone):
         hidden, valid = self.hidden(x, lengths, set(layer_of.values()))
         if self.masks_own_padding:
             valid = None
-        result = {}
-        for output, layer in layer_of.items():
-            grid = output.startswith("patches")
-            result[output] = self.grid(hidden[layer]) if grid else self.pooled(hidden[layer], valid)
-        return result
+        read = {
+            "vector": lambda state: self.pooled(state, valid),
+            "patches": self.grid,
+            "bands": lambda state: self.bands(self.grid(state).float(), valid),
+        }
+        return {output: read[self.kind_of(output)](hidden[layer]) for output, layer in layer_of.items()}
 
     def hidden(
         self, x: Tensor, lengths: Tensor | None = None, layers: Collection[int] | None = None
@@ -309,6 +318,19 @@ class PatchTransformer(Backbone):
     def grid(self, hidden: Tensor) -> Tensor:
         """(B, tokens, D) → (B, T, 8, D) without the CLS token."""
         return hidden[:, int(self.trunk.has_cls) :].unflatten(1, (-1, BANDS))
+
+    def bands(self, grid: Tensor, valid: Tensor | None) -> Tensor:
+        """(B, T, 8, D), (B, T · 8) bool → (B, V, 8, D): mean, maximum and, if there is an attention, its mean."""
+        views = [grid.new_zeros(grid.shape)]  # equal logits: the plain mean
+        if isinstance(self.pooling, AttentiveStatistics):
+            views.append(self.pooling.attention(grid.flatten(1, 2), valid).view_as(grid))
+        highest = grid
+        if valid is not None:
+            padding = ~valid.view(len(grid), -1, BANDS, 1)
+            views = [logits.masked_fill(padding, float("-inf")) for logits in views]
+            grid, highest = grid.masked_fill(padding, 0.0), grid.masked_fill(padding, float("-inf"))
+        mean, *attentive = [(logits.softmax(dim=1) * grid).sum(dim=1) for logits in views]
+        return torch.stack([mean, highest.amax(dim=1), *attentive], dim=1)
 
 
 def mask_bank(fbank: Tensor, time: int, mel: int, probability: float) -> Tensor:

@@ -25,8 +25,12 @@ class Bank:
 
     def distances(self, x: np.ndarray) -> np.ndarray:
         """(M,) mean distance to the k nearest rows."""
+        return self.match(x)[0].mean(axis=1)
+
+    def match(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M, k) distances to the k nearest rows, and which rows of `self.x` these are; in any order."""
         index = nearest(x, self.x, min(self.k, len(self.x)))
-        return pair_distances(x, self.x, index, self.metric).mean(axis=1)
+        return pair_distances(x, self.x, index, self.metric), index
 
     def leave_one_out(self) -> np.ndarray:
         """(N,) the same for the training matrix, each clip without itself; infinite where nothing else is."""

@@ -7,17 +7,26 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from asd_core.types import TARGET, AsdError, EmbeddingSet
+from asd_core.types import SAMPLE_RATE, TARGET, AsdError, EmbeddingSet, Evidence
 
 
 class Scorer(ABC):
     """Learns the normal clips of one machine and section; a higher score is more anomalous.
 
-    A subclass implements `_fit`, `_score` and `_training_scores`; what it learns ends in an underscore.
+    A subclass implements `_fit`, `_score` and `_training_scores`; what it learns ends in an underscore. One that can
+    tell where a score comes from implements `_judge` instead of `_score`.
     """
 
     name: ClassVar[str]
+    takes: ClassVar[str] = "vector"  # kind of embedding: "vector", "bands" or "patches", see EmbeddingSet
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
+
+    def expect(self, shape: tuple[int, ...]) -> None:  # noqa: B027  most scorers take any shape
+        """Complain about embeddings of a shape that this scorer cannot use, before hours of training.
+
+        Raises:
+            AsdError: says what is needed.
+        """
 
     def fit(self, train: EmbeddingSet) -> Self:
         """Learn from normal clips with known domains; a second call forgets the first."""
@@ -30,10 +39,15 @@ class Scorer(ABC):
 
     def score(self, test: EmbeddingSet) -> np.ndarray:
         """(N,) float64 anomaly scores."""
+        return self.judge(test)[0]
+
+    def judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence | None]:
+        """Scores as of `score`, and where they come from if this scorer can tell."""
         if not hasattr(self, "train_"):
             raise RuntimeError(f"scorer {self.name}: call fit before score")
         _require_finite(test)
-        return self._checked(self._score(test.x), test)
+        scores, evidence = self._judge(test)
+        return self._checked(scores, test), evidence
 
     def training_scores(self) -> np.ndarray:
         """(N,) float64: each training clip's score as if it were new (how, each scorer says)."""
@@ -42,8 +56,11 @@ class Scorer(ABC):
     @abstractmethod
     def _fit(self, train: EmbeddingSet) -> None: ...
 
-    @abstractmethod
-    def _score(self, x: np.ndarray) -> np.ndarray: ...
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence | None]:
+        return self._score(test), None
+
+    def _score(self, test: EmbeddingSet) -> np.ndarray:
+        raise NotImplementedError
 
     @abstractmethod
     def _training_scores(self) -> np.ndarray: ...
@@ -57,6 +74,18 @@ class Scorer(ABC):
                 f"Look at these clips with `doctor`; silent or constant clips are the usual cause."
             )
         return scores
+
+
+def whole_clip(values: np.ndarray, clip: np.ndarray, edges: tuple[float, ...] = (0.0, SAMPLE_RATE / 2)) -> Evidence:
+    """Evidence that tells nothing about time: local scores (N, F) and matched training clips (N, F) of F bands."""
+    return Evidence(
+        values=values[:, None].astype(np.float32),
+        clip=clip[:, None].astype(np.int32),
+        unit=np.zeros((len(values), 1, values.shape[1]), dtype=np.int32),
+        start=np.zeros(1),
+        stop=np.full(1, np.inf),
+        edges=np.array(edges),
+    )
 
 
 def is_target(train: EmbeddingSet) -> np.ndarray:
@@ -90,7 +119,7 @@ def held_out_scores(scorer: Scorer, train: EmbeddingSet) -> np.ndarray:
 
 
 def _require_finite(embeddings: EmbeddingSet) -> None:
-    finite = np.isfinite(embeddings.x).reshape(len(embeddings), -1).all(axis=1)
+    finite = np.array([np.isfinite(row).all() for row in embeddings.x], dtype=bool)  # row by row: patches are large
     if not finite.all():
         bad = embeddings.clip_ids[~finite]
         raise AsdError(

@@ -58,18 +58,18 @@ class DensityBank(Bank):
             without /= 1 if density.scale == "sum" else max(distance.shape[1] - 1, 1)
             self.neighbour_, self.scale_without_ = index[:, :kept], np.maximum(without, self.floor_)
 
-    def distances(self, x: np.ndarray) -> np.ndarray:
-        """(N,) mean of the k smallest ratios, or of the ratios of the k nearest rows."""
+    def match(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, k) the k smallest ratios, or the ratios of the k nearest rows; and which rows these are."""
         return self._ratios(x, left_out=False)
 
     def _among_themselves(self) -> np.ndarray:
         if len(self.x) == 2:
             return np.full(2, np.inf)
-        return self._ratios(self.x, left_out=True)
+        return self._ratios(self.x, left_out=True)[0].mean(axis=1)
 
-    def _ratios(self, x: np.ndarray, left_out: bool) -> np.ndarray:
+    def _ratios(self, x: np.ndarray, left_out: bool) -> tuple[np.ndarray, np.ndarray]:
         k = min(self.k, len(self.x) - left_out)
-        result = np.empty(len(x))
+        result, matched = np.empty((len(x), k)), np.empty((len(x), k), dtype=int)
         for rows, distance in _blocks(x, self.x, self.metric):
             scale = np.broadcast_to(self.scale_, distance.shape)
             if left_out:  # x is the bank: row i is compared with a bank without row i
@@ -79,8 +79,9 @@ class DensityBank(Bank):
                 scale[self.neighbour_[row, place] - rows.start, row] = self.scale_without_[row, place]
             index = _smallest(distance if self.mode == "matched" else distance / scale, k)
             exact = pair_distances(x[rows], self.x, index, self.metric)
-            result[rows] = (exact / np.take_along_axis(scale, index, axis=1)).mean(axis=1)
-        return result
+            result[rows] = exact / np.take_along_axis(scale, index, axis=1)
+            matched[rows] = index
+        return result, matched
 
     def _neighbours(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """(M, count) row numbers of, and distances to, each row's nearest other rows, nearest first; fewer columns

@@ -53,8 +53,8 @@ class KMeans(Scorer):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer different clips than clusters
             return cluster.KMeans(clusters, random_state=self.seed).fit(x).cluster_centers_
 
-    def _score(self, x: np.ndarray) -> np.ndarray:
-        x, centres = self._prepared(x).astype(np.float64), self.centres_.astype(np.float64)
+    def _score(self, test: EmbeddingSet) -> np.ndarray:
+        x, centres = self._prepared(test.x).astype(np.float64), self.centres_.astype(np.float64)
         if self.metric == "cosine":
             return 1 - (on_sphere(x) @ on_sphere(centres).T).max(axis=1)
         squared = np.square(x).sum(axis=1)[:, None] + np.square(centres).sum(axis=1) - 2 * x @ centres.T

@@ -12,9 +12,9 @@ import numpy as np
 from imblearn.over_sampling import SMOTE
 
 from asd_core.scorers.banks import Bank, Metric
-from asd_core.scorers.base import Scorer, is_target, on_sphere
+from asd_core.scorers.base import Scorer, is_target, on_sphere, whole_clip
 from asd_core.scorers.density import Density, DensityBank
-from asd_core.types import EmbeddingSet
+from asd_core.types import EmbeddingSet, Evidence
 
 
 class KNN(Scorer):
@@ -106,9 +106,20 @@ class KNN(Scorer):
             return Bank(self.x_, rows, k, self.metric)
         return DensityBank(self.x_, rows, k, self.metric, Density(self.density, density_k, self.density_scale))
 
-    def _score(self, x: np.ndarray) -> np.ndarray:
-        x = self._prepared(x)
-        return self._smallest([bank.distances(x) for bank in self.banks_])
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence]:
+        x = self._prepared(test.x)
+        distances, nearest = zip(*(self._nearest(bank, x) for bank in self.banks_), strict=True)
+        scores, bank = self._smallest(list(distances))
+        matched = np.choose(bank, nearest)
+        return scores, whole_clip(scores[:, None], matched[:, None])
+
+    @staticmethod
+    def _nearest(bank: Bank, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) distances to a bank, and which training clip is the nearest one; −1 for a synthetic row."""
+        distance, index = bank.match(x)
+        first = np.take_along_axis(index, distance.argmin(axis=1)[:, None], axis=1)[:, 0]
+        own = np.flatnonzero(bank.rows)
+        return distance.mean(axis=1), np.where(first < len(own), own[np.minimum(first, len(own) - 1)], -1)
 
     def _training_scores(self) -> np.ndarray:
         distances = [bank.leave_one_out() for bank in self.banks_]
@@ -119,12 +130,14 @@ class KNN(Scorer):
                     if bank.rows[i] and (bank.rows & others).any():
                         rest = Bank(self.x_, bank.rows & others, bank.k, self.metric).with_rows(self._synthetic(others))
                         own[i] = rest.distances(self.x_[i : i + 1])[0]
-        scores = self._smallest(distances)
+        scores, _ = self._smallest(distances)
         return np.where(np.isfinite(scores), scores, 0.0)  # the only clip has nothing to be compared with
 
-    def _smallest(self, distances: list[np.ndarray]) -> np.ndarray:
+    def _smallest(self, distances: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) standardised distances to the nearer bank, and which bank that is."""
         pairs = zip(distances, self.moments_, strict=True)
-        return np.min([(own - mean) / deviation for own, (mean, deviation) in pairs], axis=0)
+        both = np.stack([(own - mean) / deviation for own, (mean, deviation) in pairs])
+        return both.min(axis=0), both.argmin(axis=0)
 
     def _synthetic(self, rows: np.ndarray) -> np.ndarray:
         """Oversampled target rows, made from the training clips in `rows` (N,) bool."""

@@ -20,8 +20,8 @@ class Reconstruction(Scorer):
     def _fit(self, train: EmbeddingSet) -> None:
         pass  # all learning happened in the network
 
-    def _score(self, x: np.ndarray) -> np.ndarray:
-        return x.min(axis=1)
+    def _score(self, test: EmbeddingSet) -> np.ndarray:
+        return test.x.min(axis=1)
 
     def _training_scores(self) -> np.ndarray:
-        return self._score(self.train_.x)
+        return self._score(self.train_)

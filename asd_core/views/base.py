@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from asd_core.types import FAR, NEAR, AsdError
+from asd_core.types import FAR, NEAR, AsdError, Grid
 
 Channel = Literal["near", "far"]
 
@@ -16,7 +16,10 @@ class View(ABC):
     """A pure function of one recording. The constructor's arguments are its options in a system's YAML."""
 
     name: ClassVar[str]
-    kind: ClassVar[str]  # "waveform" (T,), "logmel" (F, T') or "vector" (D,), which a scorer can take as it is
+    # "waveform" (T,), "stereo" (C, T), "logmel" (F, T'); or what a scorer can take as it is: "vector" (D,) or
+    # "patches" (T', F, D)
+    kind: ClassVar[str]
+    layout: Grid | None = None  # of patches
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
 
     @abstractmethod

@@ -92,7 +92,7 @@ def published(monkeypatch):
     """As if the published checkpoints were there: networks have their sizes, and nobody reads or tries them out."""
     monkeypatch.setattr(PatchTransformer, "files", classmethod(lambda cls, options: []))
     real = pipeline.try_out
-    monkeypatch.setattr(pipeline, "try_out", lambda system: starts_from_published(system) or real(system))
+    monkeypatch.setattr("asd_core.pipeline.planning.try_out", lambda system: starts_from_published(system) or real(system))
 
 
 def within(part, whole):
@@ -129,8 +129,11 @@ def test_plan(system, profile, context, published):
         assert [t.spec["machine"] for t in run.inputs] == [m for m in machines for _ in resolved.branches]
     trainings = [task for task in tasks if task.kind == "train"]
     starts = {digest(e.start.model_dump(mode="json")) for e in resolved.encoders.values() if e.start}
-    expected = sum(len(machines) if e.scope == "machine" else 1 for e in resolved.encoders.values()) + len(starts)
-    assert len(trainings) == 2 * expected  # for two seeds
+    used = [(b.encoder, resolved.encoders[b.encoder], b.seed) for b in resolved.branches if b.encoder]
+    # seeds of a run and of its branches add up; what starts from an earlier training depends on that one's seed too
+    seeded = {(name, seed + extra, seed if e.start else None) for name, e, extra in used for seed in (0, 1)}
+    expected = sum(len(machines) if resolved.encoders[name].scope == "machine" else 1 for name, *_ in seeded)
+    assert len(trainings) == expected + 2 * len(starts)
     for task in trainings:
         encoders = [stage for e in resolved.encoders.values() for stage in (e, e.start) if stage]
         clips = [clip for machine in task.spec["machines"] for clip in context.data.of(machine, "train")]

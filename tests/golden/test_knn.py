@@ -55,7 +55,7 @@ def test_sections_have_their_own_banks():
 
     train = embeddings(STORED["train"], STORED["is_target"].astype(bool), STORED["section_train"].astype(str))
     test = embeddings(STORED["test"], sections=STORED["section_test"].astype(str))
-    _, scores = score({"name": "knn", "metric": "chord", "domains": "min"}, train, test)
+    scores = score({"name": "knn", "metric": "chord", "domains": "min"}, train, test).test
     np.testing.assert_allclose(scores, STORED["asdkit/knn/cosine/so1_ta1_sepsection"], atol=1e-5)
 
 

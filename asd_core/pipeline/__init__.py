@@ -1,0 +1,28 @@
+"""The street in order: train → embed → score → (fuse, decide, evaluate). The only package that knows it.
+
+`plan` turns systems into tasks named by content; `execute` does one task. Where tasks run is the business of `engine`.
+"""
+
+from asd_core.pipeline.loose import score_files
+from asd_core.pipeline.planning import check, plan, try_out
+from asd_core.pipeline.tasks import Context, Task
+from asd_core.pipeline.tuned import system_file, tune_runs
+from asd_core.pipeline.verdict import is_transductive
+from asd_core.pipeline.work import execute, opened, register, score, work
+
+__all__ = [
+    "Context",
+    "Task",
+    "check",
+    "execute",
+    "is_transductive",
+    "opened",
+    "plan",
+    "register",
+    "score",
+    "score_files",
+    "system_file",
+    "try_out",
+    "tune_runs",
+    "work",
+]

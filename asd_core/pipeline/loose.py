@@ -1,0 +1,76 @@
+"""Any recordings, scored with what a run has trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from asd_core.analysis import percentile
+from asd_core.artifacts import (
+    Workspace,
+    load_run,
+    read_arrays,
+    read_embeddings,
+)
+from asd_core.config import System, validate
+from asd_core.files import read_json
+from asd_core.pipeline.embedding import embed
+from asd_core.pipeline.tasks import VIEW_ITSELF, embeddings_file
+from asd_core.pipeline.tuned import as_run
+from asd_core.pipeline.verdict import is_transductive, stream_scores, verdict
+from asd_core.pipeline.work import score
+from asd_core.types import TEST, TRAIN, AsdError, Clip, EmbeddingSet
+
+
+def score_files(
+    workspace: Workspace, run_id: str, machine: str, paths: Sequence[Path], section: str = "00", device: str = "auto"
+) -> pd.DataFrame:
+    """Score any recordings as clips of `machine` with a trained run: file, score, threshold, decision,
+    percentile (percent of training normals that score at most this) and one column per branch."""
+    run = load_run(workspace, run_id)
+    if machine not in run.record["machines"]:
+        raise AsdError(f'Run {run_id} has no machine "{machine}". It has: {", ".join(run.record["machines"])}.')
+    system = as_run(validate(System, run.record["config"], run_id), run.record)
+    if is_transductive(system):
+        raise AsdError(
+            f"{system.name} ranks clips among all test clips, so it cannot score clips by themselves. Use a system "
+            f"that is not marked transductive."
+        )
+    clips = [Clip(f"{machine}/{TEST}/{path.name}", path, machine, TEST, section) for path in paths]
+    columns, training = {}, {}
+    batch = None
+    passes: dict[Path, dict[str, EmbeddingSet]] = {}  # branches may share one
+    for branch in system.branches:
+        embedded, trained = _stored(workspace, run.record["scores"][machine][branch.name])
+        meta = read_json(embedded / "meta.json")
+        output = branch.output if trained else VIEW_ITSELF
+        train = read_embeddings(embeddings_file(embedded, TRAIN, output))
+        if embedded not in passes:
+            spec = meta["spec"]
+            passes[embedded] = embed(clips, spec["view"], trained, spec["outputs"], device, meta["bf16"])
+        test = passes[embedded][output]
+        own = train[train.sections == section]
+        if not len(own):
+            raise AsdError(f"{machine} has no section {section}. Trained: {', '.join(np.unique(train.sections))}.")
+        name = f"branch:{branch.name}"
+        scored = score(branch.scorer.spec, own, test)
+        training[name], columns[name] = scored.training, scored.test
+        if system.decision.spec.get("fit") == "official_batch" and trained is not None:
+            batch = read_arrays(trained / "extra.npz")[f"batch_{branch.output}"]
+    normal, asked = (stream_scores(system, pd.DataFrame(part)) for part in (training, columns))
+    known, fused, decision = verdict(system, normal, asked, batch)
+    table = pd.DataFrame({"file": [str(path) for path in paths], "machine": machine, "score": fused})
+    table["threshold"] = decision.threshold_
+    table["decision"] = decision.decide(fused).astype(int)
+    table["percentile"] = percentile(known, fused)
+    return table.assign(**columns)
+
+
+def _stored(workspace: Workspace, score_key: str) -> tuple[Path, Path | None]:
+    """Folders of the embeddings and, if there is one, of the trained encoder behind a score task."""
+    embedded = workspace.task("embed", read_json(workspace.task("score", score_key) / "meta.json")["inputs"][0])
+    inputs = read_json(embedded / "meta.json")["inputs"]
+    return embedded, workspace.task("train", inputs[0]) if inputs else None

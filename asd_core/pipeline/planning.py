@@ -1,0 +1,268 @@
+"""Systems → tasks. They share encoders and embeddings, and nothing is computed twice."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from asd_core.config import Branch, Encoder, Profile, System, resolve
+from asd_core.data.manifest import DataSet
+from asd_core.decision import DECISIONS
+from asd_core.files import digest
+from asd_core.fusion import FUSIONS
+from asd_core.pipeline.tasks import (
+    READING_VERSION,
+    SCORING_VERSION,
+    TRAINING_VERSION,
+    VERDICT_VERSION,
+    VIEW_ITSELF,
+    Context,
+    Task,
+)
+from asd_core.pipeline.tuned import wants_tuning, with_weights
+from asd_core.scorers import SCORERS
+from asd_core.tuning import TUNING_VERSION, check_search
+from asd_core.types import SAMPLE_RATE, TEST, TRAIN, AsdError
+from asd_core.views import VIEWS, View
+
+log = logging.getLogger(__name__)
+
+
+def check(system: System) -> None:
+    """Build every part of a system, so that a typo costs a second and not an hour."""
+    import torch
+
+    from asd_core.backbones import BACKBONES
+    from asd_core.training import OBJECTIVES
+
+    backbones = {}
+    for name, encoder in system.encoders.items():
+        for stage, where in ((encoder.start, f"{system.name}, start of {name}"), (encoder, f"{system.name}, {name}")):
+            if stage is None:
+                continue
+            cls = BACKBONES[stage.backbone.name]
+            objective = OBJECTIVES.create(stage.objective.spec, where)
+            if objective.trains not in cls.outputs:
+                raise AsdError(f'{where}: objective "{objective.name}" cannot train backbone "{cls.name}".')
+            options = cls.resolve(stage.backbone.spec, longest_seconds=0.0)
+            with torch.device("meta"):  # shapes without numbers: a base encoder would take a second and 360 MB
+                backbones[name] = BACKBONES.create(options, where)
+            _check_view(VIEWS.create(stage.view.spec, where), cls.input, where)
+    for branch in system.branches:
+        where = f"{system.name}, branch {branch.name}"
+        scorer = SCORERS.create(branch.scorer.spec, where)
+        view = VIEWS.create(view_of(branch, system), where)
+        if branch.encoder is None:
+            _check_view(view, scorer.takes, where)
+            continue
+        backbone = backbones[branch.encoder]
+        _check_view(view, backbone.input, where)
+        if branch.output not in backbone.outputs:
+            raise AsdError(
+                f'{where}: backbone "{backbone.name}" has no output "{branch.output}". '
+                f"Allowed: {', '.join(backbone.outputs)}."
+            )
+        if (kind := backbone.kind_of(branch.output)) != scorer.takes:
+            fitting = [output for output in backbone.outputs if backbone.kind_of(output) == scorer.takes]
+            raise AsdError(
+                f'{where}: output "{branch.output}" gives a clip\'s {kind}, but scorer "{scorer.name}" takes '
+                f"{scorer.takes}: {', '.join(fitting) or 'this network has none'}."
+            )
+        if system.decision.spec.get("fit") == "official_batch":
+            fits = branch.output in backbone.batch_outputs and scorer.name == "reconstruction"
+            if len(system.branches) > 1 or not fits:
+                raise AsdError(f"{where}: decision fit official_batch needs one branch, an autoencoder's own score.")
+    FUSIONS.create(system.fusion.spec, f"{system.name}, fusion")
+    if wants_tuning(system):
+        check_search(system.fusion.spec.get("search", "auto"), len(system.streams))
+    fused = with_weights(system, [1.0] * len(system.streams)) if wants_tuning(system) else system
+    FUSIONS.create(fused.fusion.spec).fit(np.zeros((2, len(system.streams))))
+    DECISIONS.create(system.decision.spec, f"{system.name}, decision")
+
+
+def view_of(branch: Branch, system: System) -> dict[str, Any]:
+    """What a branch looks at: its own view, else its encoder's."""
+    return branch.view.spec if branch.view is not None else system.encoders[str(branch.encoder)].view.spec
+
+
+def _check_view(view: View, wanted: str, where: str) -> None:
+    if view.kind != wanted:
+        fitting = ", ".join(sorted(name for name, cls in VIEWS.classes.items() if cls.kind == wanted))
+        raise AsdError(f'{where}: view "{view.name}" gives a {view.kind}, but a {wanted} is needed: {fitting}.')
+
+
+def try_out(system: System) -> None:
+    """Send two seconds of noise through every view and network of a checked system: do their shapes fit?"""
+    import torch
+
+    from asd_core.backbones import BACKBONES
+
+    noise = np.random.default_rng(0).normal(size=(2, 2 * SAMPLE_RATE)).astype(np.float32)
+    for name, encoder in system.encoders.items():
+        spec = encoder.backbone.spec
+        backbone = BACKBONES.create(BACKBONES[spec["name"]].resolve(spec, longest_seconds=0.0)).frozen()
+        for branch in (branch for branch in system.branches if branch.encoder == name):
+            view = VIEWS.create(view_of(branch, system))
+            try:
+                x = backbone.embed(torch.from_numpy(backbone.prepare(view(noise)))[None], branch.output)
+                SCORERS.create(branch.scorer.spec).expect(tuple(x.shape[1:]))
+            except RuntimeError as error:
+                where = f"{system.name}, branch {branch.name}"
+                raise AsdError(
+                    f'{where}: view "{view.name}" does not fit backbone "{backbone.name}": {error}'
+                ) from error
+
+
+def plan(
+    systems: Sequence[System],
+    profile: Profile,
+    context: Context,
+    machines: Sequence[str] | None = None,
+    seeds: Sequence[int] = (0,),
+) -> list[Task]:
+    """Tasks for all systems on the given machines (default: all), inputs before what needs them, each once.
+
+    Raises:
+        AsdError: an unknown machine, a machine without training or test clips, or a system with a mistake.
+    """
+    chosen = _machines(context.data, machines)
+    tasks: dict[tuple[str, str], Task] = {}
+
+    def add(task: Task) -> None:
+        for needed in task.inputs:
+            add(needed)
+        tasks.setdefault((task.kind, task.key), task)
+
+    for system in systems:
+        resolved = resolve(system, profile)
+        check(resolved)
+        runs = [_run_task(resolved, profile.name, context, chosen, seed) for seed in seeds]
+        if not all(run.done(context.workspace) for run in runs):
+            try_out(resolved)
+        for run in runs:
+            add(run)
+    return list(tasks.values())
+
+
+def _machines(data: DataSet, wanted: Sequence[str] | None) -> list[str]:
+    """The machines asked for, or all that can be trained and scored.
+
+    Raises:
+        AsdError: one that was asked for, or every one, lacks clips.
+    """
+    lacks = {machine: reason for machine in wanted or data.machines if (reason := _lack(data, machine))}
+    chosen = sorted(set(wanted or data.machines) - set(lacks))
+    if lacks and (wanted or not chosen):
+        raise AsdError(
+            f"{next(iter(lacks.values()))} in {data.root}. Add them, or leave the machine out with --machines."
+        )
+    for reason in lacks.values():
+        log.warning("left out: %s", reason)
+    return chosen
+
+
+def _lack(data: DataSet, machine: str) -> str:
+    """What keeps a machine from being trained and scored, or an empty string."""
+    for split in (TRAIN, TEST):
+        if not data.of(machine, split):
+            return f"{machine} has no {split} clips"
+    data.is_labelled(machine)  # refuses a folder of which only some clips are labelled
+    known = {clip.section for clip in data.of(machine, TRAIN)}
+    for clip in data.of(machine, TEST):
+        if clip.section not in known:
+            return f"{machine} has no training clips of section {clip.section}, which {clip.file_name} is of,"
+    return ""
+
+
+def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int) -> Task:
+    trained = {}
+    for branch in system.branches:
+        if branch.encoder is not None:
+            encoder = system.encoders[branch.encoder]
+            trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed, branch.seed)
+    scores = []
+    for machine in machines:
+        # branches that look at one view through one network are embedded in one pass
+        looks = {
+            branch.name: (digest(view_of(branch, system)), trained.get(branch.name, {}).get(machine))
+            for branch in system.branches
+        }
+        for branch in system.branches:
+            same = [other for other in system.branches if looks[other.name] == looks[branch.name]]
+            embedded = _embed_task(same, system, context, machine, looks[branch.name][1])
+            scores.append(_score_task(branch, machine, embedded))
+    values = {"system": system.model_dump(mode="json"), "profile": profile, "seed": seed, "machines": machines}
+    versions = [VERDICT_VERSION, TUNING_VERSION] if wants_tuning(system) else VERDICT_VERSION
+    key = digest(["run", versions, values, context.data.name, [task.key for task in scores]])
+    # the key makes the id unique: a run that differs in anything never replaces another
+    run_id = f"{system.name}--{context.data.name}--{profile}--seed{seed}--{key[:6]}"
+    spec = values | {"run_id": run_id}
+    return Task("run", key, f"{system.name} (seed {seed}): fuse, decide, evaluate", spec, tuple(scores), 0.5)
+
+
+def _train_tasks(
+    name: str, encoder: Encoder, context: Context, machines: list[str], run_seed: int, branch_seed: int = 0
+) -> dict[str, Task]:
+    """The training that serves each machine: its own, or one shared by all machines of the run.
+
+    Trainings of one run that differ in their seed have their start in common, as they would a published checkpoint.
+
+    Raises:
+        AsdError: it starts from published weights that are not on this machine.
+    """
+    from asd_core.backbones import BACKBONES
+    from asd_core.training import OBJECTIVES
+
+    scopes = [machines] if encoder.scope == "dataset" else [[machine] for machine in machines]
+    backbone, objective = BACKBONES[encoder.backbone.name], OBJECTIVES[encoder.objective.name]
+    view = VIEWS[encoder.view.name]
+    versions = [READING_VERSION, TRAINING_VERSION, backbone.version, objective.version, view.version]
+    earlier = _train_tasks(f"start of {name}", encoder.start, context, machines, run_seed) if encoder.start else {}
+    seed = run_seed + branch_seed
+    try:
+        files = [context.digest(path) for path in backbone.files(encoder.backbone.spec)]
+    except AsdError as error:
+        raise AsdError(f"{name}: {error}") from error
+    tasks: dict[str, Task] = {}
+    for scope in scopes:
+        longest = max(map(context.longest, scope)) if backbone.needs_length else 0.0
+        resolved = encoder.model_dump(mode="json") | {
+            "view": VIEWS.resolved(encoder.view.spec),
+            "backbone": BACKBONES.resolved(backbone.resolve(encoder.backbone.spec, longest)),
+            "objective": OBJECTIVES.resolved(encoder.objective.spec),
+        }
+        prints = [context.fingerprint(machine, TRAIN) for machine in scope]
+        inputs = tuple({earlier[machine].key: earlier[machine] for machine in scope if earlier}.values())
+        if len(inputs) > 1:
+            raise AsdError(f"{name} has scope dataset, but its start has scope machine: which one should it take?")
+        matters = {key: value for key, value in resolved.items() if key not in ("notice", "start")}
+        key = digest(["train", matters, seed, versions, prints, files, [t.key for t in inputs]])
+        title = f"train {name} (seed {seed}) on {scope[0] if len(scope) == 1 else f'{len(scope)} machines'}"
+        spec = {"encoder": resolved, "seed": seed, "machines": scope}
+        task = Task("train", key, title, spec, inputs, 2.0 * len(scope) * encoder.train.epochs**0.5)
+        tasks |= dict.fromkeys(scope, task)
+    return tasks
+
+
+def _embed_task(
+    branches: Sequence[Branch], system: System, context: Context, machine: str, trained: Task | None
+) -> Task:
+    view = VIEWS.resolved(view_of(branches[0], system))
+    outputs = sorted({branch.output for branch in branches}) if trained else []
+    spec = {"view": view, "outputs": outputs, "machine": machine}
+    inputs = (trained,) if trained else ()
+    prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
+    versions = [READING_VERSION, VIEWS[view["name"]].version]
+    key = digest(["embed", spec, versions, [t.key for t in inputs], prints])
+    return Task("embed", key, f"embed {machine} ({', '.join(b.name for b in branches)})", spec, inputs, 1.0)
+
+
+def _score_task(branch: Branch, machine: str, embedded: Task) -> Task:
+    scorer = SCORERS.resolved(branch.scorer.spec)
+    output = branch.output if embedded.inputs else VIEW_ITSELF
+    key = digest(["score", scorer, SCORING_VERSION, SCORERS[branch.scorer.name].version, output, embedded.key])
+    spec = {"scorer": scorer, "output": output, "machine": machine}
+    return Task("score", key, f"score {machine} ({branch.name})", spec, (embedded,), 0.2)

@@ -1,0 +1,107 @@
+"""What the street is made of: tasks named by content, and what all tasks of one invocation share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from asd_core.artifacts import (
+    Workspace,
+    is_done,
+)
+from asd_core.data import audio
+from asd_core.data.manifest import DataSet, fingerprint
+from asd_core.files import file_digest, read_json
+from asd_core.types import TRAIN
+
+# What is in no plug-in's own version: raise these when results change, so that nothing stale is reused.
+READING_VERSION = 1  # data.audio
+TRAINING_VERSION = 2  # the loop and the losses
+SCORING_VERSION = 2  # evidence
+VERDICT_VERSION = 1  # fusion, decision, metrics
+VIEW_ITSELF = "view"  # what is scored where there is no network
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all tasks of one invocation have in common."""
+
+    workspace: Workspace
+    data: DataSet
+    device: str = "auto"
+    checkpoint_seconds: float = 30.0  # between two checkpoints of a training
+
+    @cached_property
+    def _facts(self) -> dict[tuple[str, ...], Any]:
+        return {}
+
+    def fingerprint(self, machine: str, split: str) -> str:
+        """Digest of the ids and contents of a machine's clips; read once."""
+        place = ("fingerprint", machine, split)
+        if place not in self._facts:
+            cache = self.workspace.cache / "fingerprints.json"
+            self._facts[place] = fingerprint(self.data.of(machine, split), cache)
+        return self._facts[place]
+
+    def digest(self, path: Path) -> str:
+        """Digest of a file's content; read once."""
+        place = ("digest", str(path))
+        if place not in self._facts:
+            self._facts[place] = file_digest(path)
+        return self._facts[place]
+
+    def longest(self, machine: str) -> float:
+        """Seconds of a machine's longest training clip; headers are read once."""
+        place = ("longest", machine)
+        if place not in self._facts:
+            self._facts[place] = max(audio.info(clip.path).seconds for clip in self.data.of(machine, TRAIN))
+        return self._facts[place]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One piece of work. `key` names its resolved options and inputs; equal keys, equal results."""
+
+    kind: str  # "train", "embed", "score" or "run"
+    key: str
+    title: str
+    spec: dict[str, Any] = field(repr=False, compare=False)
+    inputs: tuple[Task, ...] = field(default=(), repr=False, compare=False)
+    weight: float = field(default=1.0, compare=False)  # rough share of the time
+
+    def folder(self, workspace: Workspace) -> Path:
+        if self.kind == "run":
+            return workspace.run(self.spec["run_id"])
+        return workspace.task(self.kind, self.key)
+
+    def done(self, workspace: Workspace) -> bool:
+        folder = self.folder(workspace)
+        return is_done(folder) and (self.kind != "run" or read_json(folder / "meta.json").get("key") == self.key)
+
+
+def all_inputs(task: Task) -> list[Task]:
+    found: dict[tuple[str, str], Task] = {}
+    for needed in task.inputs:
+        found |= {(t.kind, t.key): t for t in [*all_inputs(needed), needed]}
+    return list(found.values())
+
+
+def machine_of(task: Task) -> str | None:
+    """The one machine a task is about; None for a training on several."""
+    machines = task.spec.get("machines", [task.spec.get("machine")])
+    return machines[0] if len(machines) == 1 else None
+
+
+def inputs_of_kind(task: Task, kind: str) -> list[Task]:
+    return [t for t in all_inputs(task) if t.kind == kind]
+
+
+def embeddings_file(folder: Path, split: str, output: str) -> Path:
+    return folder / f"{split}-{output}.npz"
+
+
+def evidence_file(folder: Path, section: str) -> Path:
+    """In the folder of a score task; not there if the scorer cannot tell where its scores come from."""
+    return folder / f"evidence-{section}.npz"

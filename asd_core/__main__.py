@@ -134,11 +134,14 @@ def run(
 def table(
     data: Annotated[str | None, typer.Option(help="Only runs on this data set, by name.")] = None,
     profile: Annotated[str | None, typer.Option(help="Only runs of this profile.")] = None,
+    by_machine: Annotated[
+        bool, typer.Option("--machines", "--published", help="Machine by machine, beside what the reports print.")
+    ] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
 ) -> None:
     """Results of all runs: official and domain-restricted scores, intervals, published numbers beside."""
-    _show_runs(_workspace(workspace), data, profile, as_json=as_json)
+    _show_runs(_workspace(workspace), data, profile, as_json=as_json, by_machine=by_machine)
 
 
 def _show_runs(
@@ -147,6 +150,7 @@ def _show_runs(
     profile: str | None = None,
     run_ids: Sequence[str] | None = None,
     as_json: bool = False,
+    by_machine: bool = False,
 ) -> None:
     from asd_core import analysis
     from asd_core.artifacts import load_run
@@ -172,6 +176,15 @@ def _show_runs(
         raise AsdError(
             f"No finished run in {workspace.root} matches. `python -m asd_core run --help` tells how to make one."
         )
+    if by_machine:
+        results = analysis.machine_results(runs, reports)
+        if as_json:
+            terminal.print_json(json.loads(results.to_json(orient="records")))
+        elif results.empty:
+            raise AsdError("No machine of these runs is labelled, so that there is no figure to show.")
+        else:
+            terminal.print_machine_results(results)
+        return
     board = analysis.leaderboard(runs, reports)
     if as_json:
         terminal.print_json(json.loads(board.to_json(orient="records")))
@@ -180,42 +193,111 @@ def _show_runs(
 
 
 @app.command()
-def systems(as_json: JsonOption = False) -> None:
-    """List the systems and their variants, where they come from and what they do."""
-    import pandas as pd
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN_A", help="A run's id, or a system: then all seeds of it.")],
+    second: Annotated[str, typer.Argument(metavar="RUN_B", help="The same.")],
+    data: Annotated[str | None, typer.Option(help="Of systems: runs on this data set, by name.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Of systems: runs of this profile.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Is one system better than another, or is it chance? Paired, on the same test clips, machine by machine.
 
-    from asd_core import pipeline
+    Example: compare neu-1 logmel-maha --data demo --profile quick
+    """
+    from asd_core import analysis
 
-    rows = []
-    for name, s in api.systems().items():
+    finished = api.runs(_workspace(workspace))
+    picked = [analysis.runs_named(finished, name, data, profile) for name in (first, second)]
+    found = analysis.compare_runs(*picked)
+    if as_json:
+        terminal.print_json(found)
+    else:
+        terminal.print_comparison(found)
+
+
+@app.command()
+def tune(
+    names: Annotated[list[str], typer.Argument(metavar="RUN", help="Ids of runs, or systems; all of their streams.")],
+    data: Annotated[str | None, typer.Option(help="Of systems: runs on this data set, by name.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Of systems: runs of this profile.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=config.MAX_SEED, help="Of systems: the run with this seed.")] = 0,
+    search: Annotated[str, typer.Option(help="auto, grid (up to 3 streams), greedy or simplex.")] = "auto",
+    normalise: Annotated[str, typer.Option(help="none, ztrain, ecdf or rank_test (transductive).")] = "ztrain",
+    output: Annotated[Path | None, typer.Option(help="Write the fusion as a system, into this new YAML file.")] = None,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Fuse finished runs with weights tuned on their labelled machines, and tell what they are worth on others.
+
+    Example: tune neu-1 logmel-maha --data demo --profile quick --output both.yaml
+    """
+    from asd_core import analysis, files, pipeline
+
+    if output is not None and output.exists():
+        raise AsdError(f"{output} exists. Give a new name, or delete it first.")
+    finished, picked = api.runs(_workspace(workspace)), []
+    for name in names:
+        found = analysis.runs_named(finished, name, data, profile)
+        own = [run for run in found if run.record["run_id"] == name or run.record["seed"] == seed]
+        if not own:
+            seeds = ", ".join(str(run.record["seed"]) for run in found)
+            raise AsdError(f"{name} has no finished run with seed {seed}. There is: {seeds}.")
+        picked += own
+    system, tuning = pipeline.tune_runs(picked, output.stem if output else "tuned", normalise, search)
+    if output is not None:
+        files.write_text(output, pipeline.system_file(system, tuning, picked))
+    if as_json:
+        ids = [run.record["run_id"] for run in picked]
+        terminal.print_json(tuning.record() | {"runs": ids, "data": picked[0].record["data"]})
+    else:
+        terminal.print_tuning(tuning, picked[0].record["data"])
+    if output is not None:
+        about = picked[0].record
+        profiles = {run.record["profile"] for run in picked}
+        place = api.data_sets(_workspace(workspace))[about["data"]["name"]].argument
+        how = f"--data {place} --profile {profiles.pop() if len(profiles) == 1 else 'full'}"
+        terminal.err.print(f"Wrote it. Next: run {escape(str(output))} {escape(how)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def systems(
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Status under this profile; default: as the reports say.", autocompletion=_complete_profile),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the systems and their variants: where they come from, what they need, whether it is here."""
+    from asd_core import analysis, pipeline
+
+    overlay = None if profile is None else config.load_profile(profile)
+    valid: dict[str, config.System] = {}
+    transductive = []
+    for name, system in api.systems().items():
         try:
-            if isinstance(s, AsdError):
-                raise s
-            transductive = pipeline.is_transductive(s)
+            if isinstance(system, AsdError):
+                raise system
+            if overlay is not None:
+                config.resolve(system, overlay)
+            transductive.append(pipeline.is_transductive(system))
+            valid[name] = system
         except AsdError as error:
             terminal.err.print(f"[yellow]passed over:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-            continue
-        report = s.report
-        rows.append(
-            {
-                "system": name,
-                "from": s.family,
-                "published": None if report is None or report.hmean is None else report.hmean,
-                "metric": "–" if report is None else report.metric.replace("_", "-"),
-                "networks": ", ".join(sorted({e.backbone.name for e in s.encoders.values()})) or "none",
-                "idea": s.idea,
-                "transductive": transductive,
-            }
-        )
+    table = analysis.system_table(valid, overlay).assign(transductive=transductive)
     if as_json:
-        terminal.print_json(rows)
+        terminal.print_json(table.to_dict(orient="records"))
         return
-    if not rows:
+    if table.empty:
         raise AsdError(f"{config.CONFIGS / 'systems'} holds no valid system.")
-    table = pd.DataFrame(rows)
-    table["system"] = terminal.marked(table["system"], table.pop("transductive"))
-    caption = "published: harmonic mean in percent on DCASE 2026 development data."
-    terminal.print_table(table, caption=f"{caption}\n{terminal.TRANSDUCTIVE}")
+    table["system"] = terminal.marked(table["system"], table["transductive"])
+    shown = table[["system", "report", "published", "metric", "status", "needs", "networks", "idea"]]
+    caption = (
+        "published: harmonic mean in percent on DCASE 2026 development data. status: "
+        + (f"under profile {profile}." if profile else "as the reports describe the systems; see --profile.")
+        + " `weights list` tells how to get weights."
+    )
+    terminal.print_table(shown, caption=f"{caption}\n{terminal.TRANSDUCTIVE}")
 
 
 @app.command()
@@ -371,6 +453,43 @@ def simulate(
 
         record(root, size, machines, seed, progress)
     terminal.err.print(f"Simulated machines are in {escape(str(root))}")
+
+
+@data_app.command()
+def degrade(
+    folder: Annotated[str, typer.Argument(help="A data set or a folder.", autocompletion=_complete_data)],
+    output: Annotated[Path, typer.Option(help="A new or empty folder.")],
+    snr: Annotated[float, typer.Option(help="dB, of each channel of each clip as it was recorded.")],
+    noise: Annotated[
+        str, typer.Option(help="pink, white, or far: the far microphone of other training clips.")
+    ] = "pink",
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds, equal bytes.")] = 0,
+    machines: Annotated[list[str] | None, typer.Option(help="Only these machines; repeat the option.")] = None,
+    job: JobOption = None,
+) -> None:
+    """Copy a data set with noise added to every clip, to see how systems stand it.
+
+    Example: data degrade demo --output data/demo-0dB --snr 0
+    """
+    with terminal.reporting(job) as progress:
+        from asd_core.data import degrade as noisier
+        from asd_core.data.manifest import open_dataset
+
+        found = open_dataset(folder)
+        for problem in found.problems:
+            logging.getLogger(__name__).warning("passed over: %s", problem)
+        made = noisier.degrade(found, output, snr, noise, seed, machines, progress)  # type: ignore[arg-type]  # checked
+    if made.silent:
+        told = f"{len(made.silent)} clips have a silent channel, which got no noise, such as {made.silent[0]}."
+        terminal.err.print(escape(told), highlight=False, soft_wrap=True)
+    if made.gain_db < 0:
+        terminal.err.print(
+            f"All clips were lowered by {-made.gain_db:.1f} dB, so that none is clipped.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    told = f"{made.name}: {made.clips} clips are in {made.root}. Use it with --data {made.root}"
+    terminal.err.print(escape(told), highlight=False, soft_wrap=True)
 
 
 @data_app.command()

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from asd_core import weights
 from asd_core.artifacts import Run
-from asd_core.config import CONFIGS
-from asd_core.data.manifest import LABELLED, UNLABELLED, DataSet, attribute_text
+from asd_core.config import CONFIGS, Encoder, Profile, System, resolve
+from asd_core.data.manifest import LABELLED, UNLABELLED, DataSet, attribute_text, parse_name
 from asd_core.decision import false_alarm_rate
 from asd_core.files import digest
-from asd_core.metrics import DEVELOPMENT, TRIPLE, hmean, machine_hmean
+from asd_core.metrics import DEVELOPMENT, TRIPLE, compare, hmean, machine_hmean
+from asd_core.registry import did_you_mean
 from asd_core.types import ANOMALY, NORMAL, SOURCE, TARGET, TEST, TRAIN, AsdError
 
 PUBLISHED = CONFIGS.parent / "assets" / "published_results.csv"
@@ -29,6 +31,8 @@ RESTRICTED_TEAMS = ("neu", "unis")  # their reports print domain-restricted AUCs
 OFFICIAL_FILE = re.compile(
     r"(?P<what>anomaly_score|decision_result)_(?P<machine>.+)_section_(?P<section>\d+)_test\.csv"
 )
+SIGNIFICANT = 0.05  # of a corrected p
+STEREO_VIEWS = ("stereo", "wiener")  # views that are made of both microphones
 LABELS = {"0": NORMAL, "1": ANOMALY, "normal": NORMAL, "anomaly": ANOMALY}
 
 
@@ -91,8 +95,10 @@ def leaderboard(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         best Ω first. Figures of the newest run (percent): ``omega``, ``half_width`` of its 95 % interval,
+        ``omega_lomo`` where the run has tuned its weights (each machine with weights tuned on the others),
         ``auc_source``, ``auc_target``, ``pauc`` (harmonic means), ``restricted`` (domain-restricted harmonic mean) and
-        one column per machine; over all seeds ``seeds``, ``omega_mean``, ``omega_std``; ``false_alarm_rate`` on
+        one column per machine; over all seeds ``seeds``, ``omega_mean``, ``omega_std`` and for every machine
+        ``<machine> mean``, ``<machine> std``, None for one seed; ``false_alarm_rate`` on
         training normals (fraction), None where ``transductive``: verdicts then depend on the other test clips, and
         those on training clips mean nothing. ``published`` and ``metric_set`` come from the report, and
         ``difference`` is this run minus the report in points of the same metric set, None unless the run is of
@@ -100,10 +106,7 @@ def leaderboard(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
     """
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        record = run.record
-        data = record["data"]
-        key = (record["system"], data["name"], data.get("fingerprint", ""), record["profile"])
-        groups.setdefault((*key, ",".join(sorted(record["machines"])), digest(record.get("config"))), []).append(run)
+        groups.setdefault(_made(run), []).append(run)
     rows = [_leader(group, reports) for group in groups.values()]
     table = _table(rows)
     if table.empty:
@@ -131,6 +134,7 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
         "profile": record["profile"],
         "omega": None,
         "half_width": None,
+        "omega_lomo": _percent(record.get("tuning", {}).get("omega_lomo")),
         "auc_source": None,
         "auc_target": None,
         "pauc": None,
@@ -158,6 +162,18 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
         if same_data and record["profile"] == "full" and printed is not None and ours is not None:
             row["difference"] = ours - printed
         row |= {machine: _percent(machine_hmean(sections)) for machine, sections in metrics["machines"].items()}
+        row |= _over_seeds(metrics["machines"], [one.metrics["machines"] for one in per_seed.values() if one.metrics])
+    return row
+
+
+def _over_seeds(machines: Iterable[str], seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """``<machine> mean`` and ``<machine> std`` of the harmonic mean over the entries ``machines`` of several seeds."""
+    row: dict[str, float | None] = {}
+    for machine in machines:
+        found = [machine_hmean(one[machine]) for one in seeds if machine in one]
+        values = [100 * value for value in found if value is not None]
+        row[f"{machine} mean"] = float(np.mean(values)) if values else None
+        row[f"{machine} std"] = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return row
 
 
@@ -219,6 +235,320 @@ def _overall_false_alarms(run: Run) -> float | None:
         return None
     both = table[table["domain"] == "all"]
     return float(both["alarms"].sum() / both["clips"].sum())
+
+
+# ------------------------------------------------------------------------------------------------ two systems
+
+
+def runs_named(runs: Sequence[Run], name: str, data: str | None = None, profile: str | None = None) -> list[Run]:
+    """The run with this id; or, of the system with this name, every seed as its newest run was made.
+
+    Args:
+        data, profile: which runs of the system; needed where it was run on several data sets or profiles
+
+    Raises:
+        AsdError: there is none, or several data sets or profiles fit; the message lists what there is.
+    """
+    if by_id := [run for run in runs if run.record["run_id"] == name]:
+        return by_id
+    own = [run for run in runs if run.record["system"] == name]
+    if not own:
+        known = [*dict.fromkeys(run.record["system"] for run in runs), *(run.record["run_id"] for run in runs)]
+        raise AsdError(
+            f'There is no finished run or system "{name}".{did_you_mean(name, known)} `table --json` lists the ids.'
+        )
+    fitting = [
+        run for run in own if data in (None, run.record["data"]["name"]) and profile in (None, run.record["profile"])
+    ]
+    made = sorted({f"--data {run.record['data']['name']} --profile {run.record['profile']}" for run in fitting or own})
+    if not fitting:
+        raise AsdError(f"{name} has no finished run with {_given(data, profile)}. There is: {'; '.join(made)}.")
+    if len(made) > 1:
+        raise AsdError(f"{name} was run more than one way; say which: {'; '.join(made)}.")
+    newest = max(fitting, key=lambda run: run.record["created"])
+    return [run for run in fitting if _made(run) == _made(newest)]
+
+
+def _given(data: str | None, profile: str | None) -> str:
+    pairs = (("data", data), ("profile", profile))
+    return " ".join(f"--{option} {value}" for option, value in pairs if value is not None)
+
+
+def _made(run: Run) -> tuple[Any, ...]:
+    """What runs that differ in their seed alone have in common."""
+    record = run.record
+    data = record["data"]
+    place = (record["system"], data["name"], data.get("fingerprint", ""), record["profile"])
+    return (*place, ",".join(sorted(record["machines"])), digest(record.get("config")))
+
+
+def labelled_scores(run: Run) -> pd.DataFrame:
+    """The test clips of a run whose names tell their truth, with columns label and domain; needs no recording."""
+    scores = run.scores
+    rows = scores[scores["split"] == TEST]
+    truths = [
+        parse_name(machine, Path(clip_id))[1] for machine, clip_id in zip(rows["machine"], rows["clip_id"], strict=True)
+    ]
+    known = np.array([truth is not None for truth in truths], dtype=bool)
+    told = [truth for truth in truths if truth is not None]
+    return rows[known].assign(label=[truth.label for truth in told], domain=[truth.domain for truth in told])
+
+
+def compare_runs(first: Sequence[Run], second: Sequence[Run], *, bootstrap: int = 1000) -> dict[str, Any]:
+    """`metrics.compare` of system a, `first`, with system b, `second`: one finished run of each, or one per seed.
+
+    Returns:
+        what `metrics.compare` returns (fractions), and ``systems``: {a, b: {system, title, profile, run_ids,
+        transductive}}, ``data``: {name, kind}, ``clips``: how many were compared, and ``said``: sentences that say
+        what follows and what does not
+
+    Raises:
+        AsdError: the runs were not made on the same recordings, or none of these is labelled.
+    """
+    sides = {"a": list(first), "b": list(second)}
+    _require_same_recordings(*sides.values())
+    tables = []
+    for runs in sides.values():
+        by_age = sorted(runs, key=lambda run: run.record["created"])
+        tables.append({run.record["seed"]: labelled_scores(run) for run in by_age})  # the newest of each seed
+    if any(table.empty for own in tables for table in own.values()):
+        raise AsdError("No test clip of these runs is labelled, so that nothing tells which system is better.")
+    found = compare(*tables, bootstrap=bootstrap)
+    found["systems"] = {
+        side: {
+            "system": runs[0].record["system"],
+            "title": runs[0].record.get("title", runs[0].record["system"]),
+            "profile": runs[0].record["profile"],
+            "run_ids": [run.record["run_id"] for run in runs],
+            "transductive": bool(runs[0].record.get("transductive")),
+        }
+        for side, runs in sides.items()
+    }
+    data = sides["a"][0].record["data"]
+    found["data"] = {"name": data["name"], "kind": data["kind"]}
+    found["clips"] = len(next(iter(tables[0].values())))
+    trained = any((runs[0].record.get("config") or {}).get("encoders") for runs in sides.values())
+    found["said"] = list(_said(found, *_two_names(found["systems"]), trained))
+    return found
+
+
+def _require_same_recordings(first: Sequence[Run], second: Sequence[Run]) -> None:
+    """Raise an AsdError that says how the data of two groups of runs differ."""
+    one = first[0].record
+    for run in (*first[1:], *second):
+        other = run.record
+        kinds = [f"{record['data']['name']} ({record['data']['kind']})" for record in (one, other)]
+        machines = [", ".join(sorted(record["machines"])) for record in (one, other)]
+        if kinds[0] != kinds[1]:
+            told = kinds
+        elif machines[0] != machines[1]:
+            told = machines
+        elif one["data"].get("fingerprint") != other["data"].get("fingerprint"):
+            told = [kinds[0], "recordings of that name that were changed in between"]
+        else:
+            continue
+        raise AsdError(
+            f"Only runs on the same clips can be compared: {one['run_id']} was made on {told[0]}, {other['run_id']} on "
+            f"{told[1]}. Run both on the same data and machines."
+        )
+
+
+def _two_names(systems: Mapping[str, Mapping[str, Any]]) -> tuple[str, str]:
+    """What the two systems are called in a sentence; what tells them apart is added where the names do not."""
+    names = [str(systems[side]["system"]) for side in ("a", "b")]
+    if names[0] == names[1]:
+        names = [f"{systems[side]['system']} ({systems[side]['profile']})" for side in ("a", "b")]
+    if names[0] == names[1]:
+        names = [str(systems[side]["run_ids"][0]) for side in ("a", "b")]
+    return ("the first", "the second") if names[0] == names[1] else (names[0], names[1])
+
+
+def _said(found: Mapping[str, Any], a: str, b: str, trained: bool) -> Iterator[str]:
+    """Sentences on a comparison: the difference of Ω, the machines, the seeds."""
+    omega = found["official"]
+    if omega["difference"] is None:
+        yield "Ω is undefined, because a machine lacks clips of some kind: see machine by machine."
+    elif omega["interval"] is None:
+        yield f"Ω differs by {_points(omega['difference'])}, but a group of clips is too small to tell chance from more."
+    else:
+        low, high = omega["interval"]
+        span = f"95 %: {_points(low)} to {_points(high)}"
+        if low == high == 0:
+            yield f"Ω of {a} and of {b} is the same, whichever clips are drawn."
+        elif low <= 0 <= high:
+            side = "above" if omega["difference"] > 0 else "below"
+            size = f"{abs(100 * omega['difference']):.1f} points {side} that of {b}"
+            yield f"The difference is within chance: Ω of {a} is {size} ({span})."
+        else:
+            better, worse = (a, b) if low > 0 else (b, a)
+            least, most = sorted((abs(low), abs(high)))
+            size = f"{abs(100 * omega['difference']):.1f} points of Ω (95 %: {100 * least:.1f} to {100 * most:.1f})"
+            yield f"{better} is better than {worse} by {size}."
+    means = [
+        (machine, entry["hmean"]) for machine, sections in found["machines"].items() for entry in sections.values()
+    ]
+    sure = [(machine, one) for machine, one in means if one["p_holm"] is not None and one["p_holm"] <= SIGNIFICANT]
+    for name, sign in ((a, 1), (b, -1)):
+        if won := list(dict.fromkeys(machine for machine, one in sure if sign * one["difference"] > 0)):
+            yield f"{name} is better on {', '.join(won)}."
+    if not sure and len(means) > 1:
+        yield "On no machine by itself does the harmonic mean differ by more than chance."
+    over = omega["over_seeds"]
+    if over["a"] and over["b"] and max(len(found["seeds"]["a"]), len(found["seeds"]["b"])) > 1:
+        told = [
+            f"{name} {100 * over[side]['mean']:.1f}"
+            + (f" ± {100 * over[side]['std']:.1f}" if over[side]["std"] is not None else " (one seed)")
+            for name, side in ((a, "a"), (b, "b"))
+        ]
+        paired = over["difference"]
+        if paired and paired["std"] is not None:
+            told.append(f"difference {_points(paired['mean'])} ± {100 * paired['std']:.1f}")
+        yield f"Ω over seeds: {', '.join(told)}."
+    elif trained:
+        yield "Each was trained once: what another seed would change is not in these figures."
+
+
+def _points(fraction: float) -> str:
+    """A difference of fractions in points of percent, with its sign."""
+    return f"{100 * fraction:+.1f}".replace("-", "−")
+
+
+# ------------------------------------------------------------------------------------- systems and their reports
+
+
+def machine_results(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `leaderboard` machine by machine, beside what the reports print of these machines.
+
+    Columns: system, transductive, data, kind, profile, machine, metric_set, ``ours`` (harmonic mean in the metric set
+    of the report, percent) of the newest run with ``low``, ``high`` of its 95 % interval, ``published``, ``difference``
+    in points, and ``why`` there is no difference ("" where there is one).
+    """
+    finished = {run.record["run_id"]: run for run in runs}
+    rows = []
+    for row in leaderboard(finished.values(), reports).to_dict(orient="records"):
+        run = finished[row["run_id"]]
+        metric_set = row["metric_set"] or "official"
+        name = "hmean" if metric_set == "official" else "hmean_restricted"
+        printed = _printed(str(row["system"]).partition("+")[0], reports)
+        found = run.metrics or {"machines": {}}
+        for machine, sections in found["machines"].items():
+            ours, theirs = _percent(machine_hmean(sections, name)), printed.get(machine)
+            low, high = found.get("means", {}).get(machine, {}).get("interval", {}).get(name, (None, None))
+            why = _incomparable(run, machine, ours, theirs, bool(printed))
+            rows.append(
+                {
+                    **{key: row[key] for key in ("system", "transductive", "data", "kind", "profile")},
+                    "machine": machine,
+                    "metric_set": metric_set,
+                    "ours": ours,
+                    "low": _percent(low),
+                    "high": _percent(high),
+                    "published": theirs,
+                    "difference": None if why or ours is None or theirs is None else ours - theirs,
+                    "why": why,
+                }
+            )
+    return _table(rows)
+
+
+def _printed(system: str, reports: pd.DataFrame) -> dict[str, float]:
+    """The harmonic mean by machine that a report prints, or that follows from the triples it prints; percent."""
+    own = reports[(reports["system"] == system) & (reports["machine"] != "overall")]
+    found = {}
+    for machine, values in own.groupby("machine"):
+        by_metric = values.set_index("metric")["percent"]
+        if "hmean" in by_metric:
+            found[str(machine)] = float(by_metric["hmean"])
+        elif set(TRIPLE) <= set(by_metric.index):
+            found[str(machine)] = float(100 * hmean(by_metric[list(TRIPLE)].to_numpy() / 100))
+    return found
+
+
+def _incomparable(run: Run, machine: str, ours: float | None, theirs: float | None, is_published: bool) -> str:
+    """Why a machine's figure cannot be set against a report's, or ""."""
+    record = run.record
+    encoders = ((record.get("config") or {}).get("encoders") or {}).values()
+    if not is_published:
+        return f"no report prints figures by machine of {record['system']}"
+    if record["data"]["kind"] != COMPARABLE_KIND:
+        return f"{record['data']['name']} is {record['data']['kind']}, not the recordings of the reports"
+    if theirs is None:
+        return f"the report of {record['system']} prints no figure of {machine}"
+    if record["profile"] != "full":
+        return f"profile {record['profile']} is not what the reports describe"
+    if any(one.get("scope") == "dataset" for one in encoders) and not set(DEVELOPMENT) <= set(record["machines"]):
+        return f"{record['system']} learns from all machines, and not all seven were there"
+    return f"{machine} has no defined figure" if ours is None else ""
+
+
+def system_table(systems: Mapping[str, System], profile: Profile | None = None) -> pd.DataFrame:
+    """What each system comes from and what it takes to run it; weights are looked up, not opened.
+
+    Columns: system, from (its family), report ("team number" or "ours"), origin ("published" or "ours"), published
+    (percent or None), metric ("official", "domain-restricted" or "–"), networks, weights (names of the checkpoints it
+    starts from), two_microphones, needs, status ("ready", or the weights that are not here and what recordings must
+    have), idea.
+
+    Args:
+        profile: under which it would be run; default: as the systems are written
+
+    Raises:
+        AsdError: a system is not valid under the profile.
+    """
+    rows = []
+    here: dict[str, bool] = {}
+    for name, system in systems.items():
+        resolved = resolve(system, profile) if profile else system
+        report = system.report
+        wanted = list(dict.fromkeys(_checkpoints(resolved)))
+        here |= {one: _is_here(one) for one in wanted if one not in here}
+        lacking = [one for one in wanted if not here[one]]
+        missing = [f"needs weights {', '.join(lacking)}"] if lacking else []
+        stereo = _hears_both(resolved.model_dump(mode="json", exclude={"variants"}))
+        rows.append(
+            {
+                "system": name,
+                "from": system.family,
+                "report": f"{report.team} {report.system}" if report else "ours",
+                "origin": "published" if report else "ours",
+                "published": report.hmean if report else None,
+                "metric": report.metric.replace("_", "-") if report else "–",
+                "networks": ", ".join(sorted({encoder.backbone.name for encoder in resolved.encoders.values()}))
+                or "none",
+                "weights": wanted,
+                "two_microphones": stereo,
+                "needs": ", ".join([*wanted, *(["two microphones"] if stereo else [])]) or "nothing",
+                "status": "; ".join([*missing, *(["needs two microphones"] if stereo else [])]) or "ready",
+                "idea": system.idea,
+            }
+        )
+    return _table(rows)
+
+
+def _checkpoints(system: System) -> Iterator[str]:
+    """Published weights that the trainings of a resolved system start from."""
+    for encoder in system.encoders.values():
+        stage: Encoder | None = encoder
+        while stage:
+            if checkpoint := stage.backbone.spec.get("checkpoint"):
+                yield str(checkpoint)
+            stage = stage.start
+
+
+def _is_here(checkpoint: str) -> bool:
+    try:
+        weights.locate(checkpoint)
+    except AsdError:
+        return False
+    return True
+
+
+def _hears_both(spec: Any) -> bool:
+    """Whether a resolved system's configuration asks for the far microphone anywhere."""
+    if isinstance(spec, dict):
+        asks = spec.get("channel") == "far" or spec.get("far") is not None or "far" in (spec.get("channels") or ())
+        return asks or spec.get("name") in STEREO_VIEWS or any(map(_hears_both, spec.values()))
+    return isinstance(spec, list) and any(map(_hears_both, spec))
 
 
 # ---------------------------------------------------------------------------------------------------- clip tables

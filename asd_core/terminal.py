@@ -24,7 +24,13 @@ from asd_core.types import Progress as ProgressCall
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asd_core.tuning import Tuning
+
 PROSE = 40  # characters from which a cell may wrap
+LOMO = (
+    "Ω lomo: each machine scored with weights tuned on the other machines; Ω of such a system was tuned on the clips it "
+    "is measured on."
+)
 TRANSDUCTIVE = "ᵗ transductive: what is said of a clip depends on the other test clips. Not for a running machine."
 
 
@@ -95,12 +101,55 @@ def marked(names: Iterable[str], transductive: Iterable[bool]) -> list[str]:
     return [f"{name} ᵗ" if sign else name for name, sign in zip(names, transductive, strict=True)]
 
 
+def print_tuning(found: Tuning, data: Mapping[str, Any]) -> None:
+    """Streams with their weights, then the figures that tell what the weights are worth, then the verdict."""
+    import pandas as pd
+
+    title = f"{data['name']} ({data['kind']}), {len(found.machines)} labelled machines"
+    streams = pd.DataFrame(
+        {
+            "stream": stream.name,
+            "weight": f"{stream.weight:.3f}",
+            "folds": "–" if stream.lowest is None else f"{stream.lowest:.3f} to {stream.highest:.3f}",
+            "Ω alone": _in_percent(stream.alone),
+            "contribution": _in_percent(stream.contribution),
+        }
+        for stream in found.streams
+    )
+    print_table(
+        streams,
+        f"{title}, percent",
+        "folds: weights when one machine is left out of the tuning. contribution: Ω lost without this stream; – where "
+        "nothing is left without it.",
+    )
+    figures = pd.DataFrame(
+        [
+            ("tuned weights", found.omega_tuned, found.omega_lomo),
+            ("equal weights", found.omega_equal, found.omega_equal),
+            (f"best stream alone ({found.single})", found.omega_single, found.omega_lomo_single),
+        ],
+        columns=["fusion", "on these clips", "left-out machines"],
+    )
+    figures[["on these clips", "left-out machines"]] = figures[["on these clips", "left-out machines"]].map(_in_percent)
+    print_table(
+        figures,
+        "Ω, percent",
+        f"left-out machines: each machine with what was chosen on the others. Search: {found.search}, "
+        f"{found.candidates} candidates; scores: {found.normalise}.",
+    )
+    for sentence in (found.said, *found.left_out):
+        out.print(escape(sentence), highlight=False, soft_wrap=True)
+
+
 def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]) -> None:
     """The table of `analysis.leaderboard`, one block per data set; `machines` are the labelled ones of each."""
     for (name, kind), rows in board.groupby(["data", "kind"], sort=False):
         rows = rows.assign(system=marked(rows["system"], rows["transductive"]))
         shown = rows[["system", "profile", "seeds"]].copy()
         shown["Ω"] = [_plus_minus(*pair) for pair in zip(rows["omega"], rows["half_width"], strict=True)]
+        tuned = rows["omega_lomo"].notna().any()
+        if tuned:
+            shown["Ω lomo"] = rows["omega_lomo"]
         if (rows["seeds"] > 1).any():
             shown["over seeds"] = [
                 _plus_minus(*pair) for pair in zip(rows["omega_mean"], rows["omega_std"], strict=True)
@@ -118,6 +167,7 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
             "Ω official score ± half its 95 % bootstrap interval; source, target, pAUC its parts; restricted: the same "
             "with AUCs inside each domain.\nalarms: training normals above the threshold. published: on DCASE 2026 "
             "development data (r: restricted); a difference only on the same data."
+            + (f"\n{LOMO}" if tuned else "")
             + (f"\n{TRANSDUCTIVE}" if rows["transductive"].any() else ""),
         )
         for why in sorted({why for why in rows["why"] if why}):
@@ -127,10 +177,96 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
             print_table(rows[["system", "profile", *labelled]], f"{name} ({kind}), percent per machine")
 
 
+def print_machine_results(table: pd.DataFrame) -> None:
+    """The table of `analysis.machine_results`, one block per data set."""
+    import pandas as pd
+
+    for (name, kind), rows in table.groupby(["data", "kind"], sort=False):
+        shown = pd.DataFrame({"system": marked(rows["system"], rows["transductive"]), "profile": rows["profile"]})
+        shown["machine"] = rows["machine"].to_numpy()
+        sets = rows["metric_set"].str.replace("_", "-").to_numpy()
+        shown["metric"] = sets
+        shown["ours"] = rows["ours"].to_numpy()
+        spans = zip(rows["low"], rows["high"], strict=True)
+        shown["95 %"] = ["–" if _missing(low) else f"{low:.2f} to {high:.2f}" for low, high in spans]
+        shown["published"], shown["difference"] = rows["published"].to_numpy(), rows["difference"].to_numpy()
+        reasons = "\n".join(f"– {why}." for why in dict.fromkeys(rows["why"]) if why)
+        caption = "Harmonic means in the metric set of the report. A difference only on the same data:"
+        print_table(shown, f"{name} ({kind}), percent by machine", f"{caption}\n{reasons}" if reasons else "")
+
+
+def print_comparison(found: Mapping[str, Any]) -> None:
+    """What `analysis.compare_runs` found: the whole, machine by machine, and what follows from it."""
+    import pandas as pd
+
+    from asd_core.analysis import SIGNIFICANT
+
+    systems, data = found["systems"], found["data"]
+    names = marked(*zip(*((systems[side]["system"], systems[side]["transductive"]) for side in "ab"), strict=True))
+    sides = [f"a: {names[0]}, {systems['a']['profile']}", f"b: {names[1]}, {systems['b']['profile']}"]
+    seeds = [", ".join(map(str, found["seeds"][side])) for side in "ab"]
+    told = [f"{side}, seed{'s' if ',' in own else ''} {own}" for side, own in zip(sides, seeds, strict=True)]
+    overall = [
+        {
+            "percent": title,
+            **{side: _percent(found[key][side]) for side in "ab"},
+            "a − b": _signed(found[key]["difference"]),
+            "95 %": _span(found[key]["interval"]),
+            "p": _p_value(found[key]["p"]),
+        }
+        for key, title in (("official", "Ω"), ("domain_restricted", "domain-restricted"))
+    ]
+    title = f"{data['name']} ({data['kind']}), {found['clips']} labelled clips\n" + "\n".join(told)
+    print_table(pd.DataFrame(overall), title)
+    rows = []
+    titles = {"auc_source": "source", "auc_target": "target", "pauc": "pAUC", "hmean": "hmean"}
+    for machine, sections in found["machines"].items():
+        for section, entry in sections.items():
+            row = {"machine": machine if section == "00" else f"{machine} {section}"}
+            row |= {side: _percent(entry["hmean"][side]) for side in "ab"}
+            for name, heading in titles.items():
+                sign = " *" if entry[name]["p_holm"] is not None and entry[name]["p_holm"] <= SIGNIFICANT else ""
+                row[f"{heading} a − b"] = (
+                    f"{_signed(entry[name]['difference'])} ({_span(entry[name]['interval'])}){sign}"
+                )
+            rows.append(row)
+    caption = (
+        "a, b: harmonic mean of source, target and pAUC. In brackets 95 % intervals for clips drawn like these: AUCs by "
+        "DeLong, the others by\npaired bootstrap. * p ≤ 0.05 after Holm's correction for the number of machines."
+    )
+    any_transductive = systems["a"]["transductive"] or systems["b"]["transductive"]
+    print_table(pd.DataFrame(rows), "by machine, percent", caption + (f"\n{TRANSDUCTIVE}" if any_transductive else ""))
+    for sentence in found["said"]:
+        out.print(escape(sentence), highlight=False, soft_wrap=True)
+
+
+def _percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def _signed(fraction: float | None) -> str:
+    """A difference of fractions in points of percent."""
+    return "–" if fraction is None else f"{100 * fraction:+.2f}".replace("-", "−")
+
+
+def _span(interval: Sequence[float] | None) -> str:
+    return "–" if interval is None else " to ".join(map(_signed, interval))
+
+
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _cell(value: Any) -> str:
     if _missing(value):
         return "–"
     return f"{value:.2f}" if isinstance(value, float) else escape(str(value))
+
+
+def _in_percent(fraction: float | None) -> float | None:
+    return None if fraction is None or _missing(fraction) else 100 * fraction
 
 
 def _missing(value: Any) -> bool:

@@ -17,8 +17,18 @@ SMALL = {  # others: as they are
         "architecture": SIZES | {"patch_width": 16},
     },
     "eat": {"pooling": {"name": "cls"}, "head": ["norm", "linear"], "architecture": SIZES},
+    "geosnet": {
+        "architecture": SIZES | {"patch_width": 16},
+        "layers": [1, 2],
+        "widths": [16, 32],
+        "width": 32,
+        "blocks": 1,
+        "heads": 2,
+        "ffn": 48,
+        "train_seconds": None,
+    },
 }
-VIEW_OF = {VIEWS.classes[name].kind: name for name in ("waveform", "logmel")}
+VIEW_OF = {VIEWS.classes[name].kind: name for name in ("waveform", "stereo", "logmel")}
 DURATIONS = [2.0, 6.3, 11.0]
 
 

@@ -27,7 +27,7 @@ def context(tiny_data, tmp_path_factory):
 
 def test_all_files_are_seen():
     assert set(PROFILES) >= {"full", "quick"}
-    baselines = {"logmel-knn", "logmel-maha", "official-mse", "tsz-baseline", "tsz-fusion", "tsz-sera"}
+    baselines = {"logmel-knn", "logmel-maha", "official-mse", "tsz-baseline", "tsz-fusion", "tsz-proto", "tsz-sera"}
     assert set(system_names()) >= baselines | {f"{team}-{n}" for team in ("unis", "neu") for n in (1, 2, 3, 4)}
 
 
@@ -92,7 +92,9 @@ def published(monkeypatch):
     """As if the published checkpoints were there: networks have their sizes, and nobody reads or tries them out."""
     monkeypatch.setattr(PatchTransformer, "files", classmethod(lambda cls, options: []))
     real = pipeline.try_out
-    monkeypatch.setattr("asd_core.pipeline.planning.try_out", lambda system: starts_from_published(system) or real(system))
+    monkeypatch.setattr(
+        "asd_core.pipeline.planning.try_out", lambda system: starts_from_published(system) or real(system)
+    )
 
 
 def within(part, whole):

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, norm
 from sklearn.metrics import roc_auc_score
 
-from asd_core.metrics import METRICS, _histograms, auc, compare, evaluate, hmean, machine_hmean, pauc
+from asd_core.metrics import METRICS, _histograms, auc, compare, delong, evaluate, hmean, holm, machine_hmean, pauc
 from asd_core.types import AsdError
 
 MACHINES = ("ToyCar", "ToyCarEmu", "bearingEmu", "fan", "gearboxEmu", "sliderEmu", "valveEmu")
@@ -169,7 +170,10 @@ def test_an_undefined_machine_makes_omega_undefined_and_says_why(keep: object, r
     assert official["interval"] is None
     assert f"valve, section 00: {reason}" in official["why"]
     alone = evaluate(invented("fan"), bootstrap=0)["official"]["omega"]
-    assert official["defined"] == {"omega": pytest.approx(alone), "machines": ["fan"]}
+    assert official["defined"]["omega"] == pytest.approx(alone)
+    assert official["defined"]["machines"] == ["fan"]
+    low, high = official["defined"]["interval"]
+    assert low < alone < high
 
 
 def test_without_decisions_only_the_verdicts_are_undefined() -> None:
@@ -204,6 +208,146 @@ def test_missing_columns_are_named() -> None:
         evaluate(invented().drop(columns="domain"))
 
 
+def test_every_mean_has_its_interval() -> None:
+    tables = [
+        invented(m, seed=i).assign(section=section) for i, m in enumerate(MACHINES[:3]) for section in ("00", "01")
+    ]
+    result = evaluate(pd.concat(tables), bootstrap=200)
+    for key in ("official", "domain_restricted"):
+        for name in ("auc_source", "auc_target", "pauc"):
+            low, high = result[key]["intervals"][name]
+            assert low < result[key][name] < high
+    for machine, sections in result["machines"].items():
+        mean = result["means"][machine]
+        for name in ("hmean", "hmean_restricted"):
+            assert mean[name] == pytest.approx(machine_hmean(sections, name), rel=1e-12)
+            low, high = mean["interval"][name]
+            assert low < mean[name] < high
+
+
+def test_one_section_is_its_own_mean() -> None:
+    result = evaluate(invented(), bootstrap=50)
+    section, mean = result["machines"]["fan"]["00"], result["means"]["fan"]
+    assert mean["hmean"] == pytest.approx(section["hmean"], rel=1e-12)
+    assert mean["interval"]["hmean"] == pytest.approx(section["interval"]["hmean"], rel=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------- two areas
+
+
+def shares(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pair by pair: the share of normals below each anomaly, and of anomalies above each normal."""
+    normals, anomalies = scores[labels == 0], scores[labels == 1]
+    wins = np.zeros((len(anomalies), len(normals)))
+    for i, high in enumerate(anomalies):
+        for j, low in enumerate(normals):
+            wins[i, j] = 1.0 if high > low else 0.5 if high == low else 0.0
+    return wins.mean(1), wins.mean(0)
+
+
+def correlated(rng: np.random.Generator, n: int = 60, gap_a: float = 1.0, gap_b: float = 1.0) -> tuple:
+    """Scores of two systems that hear half the same, and labels; n clips of each kind."""
+    labels = np.repeat([0, 1], n)
+    common = rng.normal(size=2 * n)
+    a, b = ((common + rng.normal(size=2 * n)) / np.sqrt(2) + gap * labels for gap in (gap_a, gap_b))
+    return a, b, labels
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 9])  # 0: ties everywhere
+def test_delong_equals_the_double_loop_over_pairs(decimals: int) -> None:
+    rng = np.random.default_rng(decimals)
+    a, b, labels = correlated(rng, 25, 1.0, 0.5)
+    a, b = np.round(a, decimals), np.round(b, decimals)
+    order = rng.permutation(len(labels))
+    (by_anomaly_a, by_normal_a), (by_anomaly_b, by_normal_b) = shares(a, labels), shares(b, labels)
+    covariance = np.cov([by_anomaly_a, by_anomaly_b]) / 25 + np.cov([by_normal_a, by_normal_b]) / 25
+    found = delong(a[order], b[order], labels[order])
+    assert found["a"] == pytest.approx(roc_auc_score(labels, a), abs=1e-12)
+    assert found["b"] == pytest.approx(roc_auc_score(labels, b), abs=1e-12)
+    assert found["difference"] == pytest.approx(found["a"] - found["b"], abs=1e-12)
+    error = np.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
+    assert found["error"] == pytest.approx(error, rel=1e-9)
+    assert found["p"] == pytest.approx(2 * norm.sf(abs(found["difference"] / error)), rel=1e-9)
+    assert found["interval"] == pytest.approx(found["difference"] + np.array([-1, 1]) * norm.ppf(0.975) * error)
+
+
+def test_delong_agrees_with_a_paired_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    a, b, labels = correlated(rng, 80, 1.2, 0.8)
+    normals, anomalies = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
+    differences = []
+    for _ in range(1500):
+        drawn = np.concatenate([rng.choice(normals, 80), rng.choice(anomalies, 80)])
+        differences.append(roc_auc_score(labels[drawn], a[drawn]) - roc_auc_score(labels[drawn], b[drawn]))
+    found = delong(a, b, labels)
+    assert found["error"] == pytest.approx(np.std(differences), rel=0.08)
+    assert found["interval"] == pytest.approx(np.quantile(differences, [0.025, 0.975]), abs=0.2 * found["error"])
+
+
+def test_equal_systems_do_not_differ() -> None:
+    a, _, labels = correlated(np.random.default_rng(0))
+    for b in (a, np.exp(a)):  # another scale, the same order
+        found = delong(a, b, labels)
+        assert (found["difference"], found["error"], found["p"], found["interval"]) == (0.0, 0.0, 1.0, [0.0, 0.0])
+
+
+def test_chance_is_called_a_difference_as_often_as_promised() -> None:
+    rng = np.random.default_rng(1)
+    p_values = np.array([delong(*correlated(rng))["p"] for _ in range(1000)])
+    assert 0.03 <= (p_values <= 0.05).mean() <= 0.08
+    assert kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_a_real_difference_is_found() -> None:
+    rng = np.random.default_rng(2)
+    found = [delong(*correlated(rng, gap_a=1.5, gap_b=0.5)) for _ in range(50)]
+    assert np.mean([one["p"] <= 0.05 for one in found]) > 0.8
+    assert all(one["interval"][0] <= one["difference"] <= one["interval"][1] for one in found)
+
+
+def test_an_error_of_nothing_is_no_certainty() -> None:
+    labels = np.repeat([0, 1], 5)
+    perfect, undecided = labels.astype(float), np.zeros(10)
+    found = delong(perfect, undecided, labels)
+    assert found["difference"] == 0.5
+    assert [found[name] for name in ("error", "z", "p", "interval")] == [None] * 4
+    one_anomaly = delong(np.arange(6.0), -np.arange(6.0), np.array([0, 0, 0, 0, 0, 1]))
+    assert (one_anomaly["difference"], one_anomaly["p"]) == (1.0, None)
+
+
+def test_seeds_are_averaged_clip_by_clip() -> None:
+    rng = np.random.default_rng(3)
+    a, b, labels = correlated(rng)
+    other, _, _ = correlated(rng)
+    found = delong(np.stack([a, other]), b, labels)
+    areas = [roc_auc_score(labels, one) for one in (a, other)]
+    assert found["a"] == pytest.approx(np.mean(areas), abs=1e-12)
+    assert delong(np.stack([a, a, a]), a, labels)["p"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels", "message"),
+    [
+        ([1.0, 2.0], [0, 0], "here are 2 and 0 of 2"),
+        ([1.0, 2.0, 3.0], [0, 1, 2], "here are 1 and 1 of 3"),
+        ([1.0, np.nan], [0, 1], "one finite score per clip"),
+        ([1.0, 2.0, 3.0], [0, 1], "one finite score per clip"),
+    ],
+)
+def test_areas_that_cannot_be_compared(scores: list[float], labels: list[int], message: str) -> None:
+    with pytest.raises(AsdError, match=message):
+        delong(np.array(scores), np.array(scores), np.array(labels))
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+# ------------------------------------------------------------------------------------------------ two systems
+
+
 def test_comparison_is_paired() -> None:
     """Two nearly equal systems: their difference is known far better than either of them."""
     worse = invented(n=50)
@@ -213,12 +357,70 @@ def test_comparison_is_paired() -> None:
     assert paired["difference"] == pytest.approx(a["omega"] - b["omega"])
     assert 0 < paired["interval"][0] < paired["interval"][1]
     assert a["interval"][0] < b["interval"][1]  # the separate intervals overlap
-    assert compare(worse, worse, bootstrap=10)["official"] == {"difference": 0.0, "interval": [0.0, 0.0]}
+    same = compare(worse, worse, bootstrap=10)["official"]
+    assert (same["difference"], same["interval"], same["p"]) == (0.0, [0.0, 0.0], 1.0)
 
 
-def test_only_equal_clips_are_compared() -> None:
-    with pytest.raises(AsdError, match="same clips"):
-        compare(invented(), invented()[1:])
+def test_machines_are_compared_one_by_one() -> None:
+    worse = pd.concat([invented(m, seed=i) for i, m in enumerate(MACHINES[:3])], ignore_index=True)
+    helped = (worse["machine"] == "ToyCar") & (worse["label"] == 1)
+    found = compare(worse.assign(score=worse["score"] + 1.5 * helped), worse, bootstrap=300)
+    for machine in MACHINES[:3]:
+        alone = evaluate(worse[worse["machine"] == machine], bootstrap=0)["machines"][machine]["00"]
+        entry = found["machines"][machine]["00"]
+        assert set(entry) == {"auc_source", "auc_target", "pauc", "hmean"}
+        for name, one in entry.items():
+            assert one["b"] == pytest.approx(alone[name], abs=1e-12)
+            assert one["p_holm"] >= one["p"]
+            if machine == "ToyCar":
+                assert one["p_holm"] <= 0.05
+                assert 0 < one["interval"][0] < one["difference"] < one["interval"][1]
+            else:
+                assert (one["difference"], one["p"]) == (0.0, 1.0)
+
+
+def test_seeds_are_paired_where_both_have_them() -> None:
+    base = invented(seed=0)  # every seed's table is of the same clips
+    noise = {seed: np.random.default_rng(seed).normal(size=len(base)) for seed in range(5)}
+    a = {seed: base.assign(score=base["score"] + 0.5 * noise[seed]) for seed in (0, 1, 2)}
+    b = {seed: base.assign(score=base["score"] + 0.7 * noise[seed]) for seed in (1, 2, 4)}
+    found = compare(a, b, bootstrap=50)
+    assert found["seeds"] == {"a": [1, 2], "b": [1, 2], "paired": True}
+    omega = {
+        side: np.array([evaluate(own[seed], bootstrap=0)["official"]["omega"] for seed in (1, 2)])
+        for side, own in (("a", a), ("b", b))
+    }
+    over = found["official"]["over_seeds"]
+    for side, values in (*omega.items(), ("difference", omega["a"] - omega["b"])):
+        assert over[side]["mean"] == pytest.approx(values.mean())
+        assert over[side]["std"] == pytest.approx(values.std(ddof=1))
+    assert found["official"]["a"] == pytest.approx(omega["a"].mean())
+    apart = compare({0: a[0], 1: a[1]}, {4: b[4]}, bootstrap=50)
+    assert apart["seeds"] == {"a": [0, 1], "b": [4], "paired": False}
+    assert apart["official"]["over_seeds"]["difference"] is None
+    assert apart["official"]["over_seeds"]["b"]["std"] is None
+
+
+def test_an_undefined_figure_is_compared_as_none() -> None:
+    table = pd.concat([invented("fan"), invented("valve")[lambda t: (t["label"] == 1) | (t["domain"] == "source")]])
+    found = compare(table, table, bootstrap=20)
+    assert (found["official"]["difference"], found["official"]["interval"]) == (None, None)
+    valve = found["machines"]["valve"]["00"]
+    assert (valve["auc_target"]["p"], valve["hmean"]["p"], valve["auc_source"]["p"]) == (None, None, 1.0)
+    assert json.loads(json.dumps(found)) == found
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda t: t[1:], "same clips.*1 clips are in one table only, such as fan fan_0000.wav in the first"),
+        (lambda t: t.assign(machine="valve"), "the first has fan and only the second has valve"),
+        (lambda t: t.assign(label=1 - t["label"]), "disagree on the truth of 200 clips, such as fan fan_0000.wav"),
+    ],
+)
+def test_only_equal_clips_are_compared(other: object, message: str) -> None:
+    with pytest.raises(AsdError, match=message):
+        compare(invented(), other(invented()))
 
 
 def test_a_full_development_set_is_quick() -> None:

@@ -31,7 +31,7 @@ WRONG = [
     (VIEWS, "logmel_statistics", {"channel": "neer"}, 'channel "neer" is not one of near, far. Did you mean "near"?'),
     (BACKBONES, "multiresnet", {"spectrograms": [[1, "a"]]}, "is not a list, each a list, each a whole number."),
     (OBJECTIVES, "classification", {"loss": "arcface"}, 'loss "arcface" is not a mapping.'),
-    (FUSIONS, "weighted", {1: 2}, 'has no option "1". Allowed: weights, normalise.'),
+    (FUSIONS, "weighted", {1: 2}, 'has no option "1". Allowed: weights, normalise, search, tuned_on.'),
 ]
 
 
@@ -70,7 +70,7 @@ def test_resolved_fills_in_defaults_and_leaves_out_what_the_caller_adds() -> Non
     assert LOSSES.resolved({"name": "subcluster_adacos"}).keys() == {"name", "subclusters", "trainable", "dynamic"}
     assert BACKBONES.resolved({"name": "multiresnet", "seconds": 6})["spectrograms"][0] == [256, 128]  # not a tuple
     assert FUSIONS.resolved({"name": "weighted", "weights": [1, 2]}) == {
-        "name": "weighted", "weights": [1.0, 2.0], "normalise": "none",
+        "name": "weighted", "weights": [1.0, 2.0], "normalise": "none", "search": "auto", "tuned_on": "",
     }  # fmt: skip
     assert OBJECTIVES.resolved(CLASSIFICATION).items() > (CLASSIFICATION | {"mixup": 0.0}).items()
 

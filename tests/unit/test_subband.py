@@ -112,9 +112,7 @@ def test_a_second_copy_of_every_clip_leaves_the_distances():
 
 @pytest.mark.parametrize("density", ["matched", "ratio"])
 def test_unit_of_distances_cancels(density):
-    larger, asked = (
-        EmbeddingSet(part.x * 1024, part.clip_ids, part.sections, part.domains) for part in (TRAIN, TEST)
-    )
+    larger, asked = (EmbeddingSet(part.x * 1024, part.clip_ids, part.sections, part.domains) for part in (TRAIN, TEST))
     scorer = Subband(["max"], metric="euclidean", density=density)
     np.testing.assert_allclose(scorer.fit(larger).score(asked), scorer.fit(TRAIN).score(TEST), rtol=1e-9)
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from asd_core import weights
 from asd_core.backbones import pretrained
 from asd_core.backbones.base import Backbone, fit_length
-from asd_core.backbones.head import build_head
 from asd_core.backbones.fbank import HOP, band_edges
+from asd_core.backbones.head import build_head
 from asd_core.backbones.pooling import POOLINGS, AttentiveStatistics
 from asd_core.types import SAMPLE_RATE, AsdError, Grid
 

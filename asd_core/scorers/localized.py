@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from asd_core.scorers.banks import Metric
 from asd_core.scorers.base import Scorer, is_target, on_sphere
 from asd_core.scorers.density import Density
 from asd_core.scorers.units import UnitBank
@@ -25,9 +26,10 @@ class Localized(Scorer):
     """Aggregate of the distances of a clip's units to the nearest normal units; training clips are scored
     leave-one-out: all units of the clip are missing from memory and densities.
 
-    Takes patches (N, T, F, D); distances are (1 − ⟨x̂, ŷ⟩)/2.
+    Takes patches (N, T, F, D).
 
     Args:
+        metric: distance of two units, see `knn`.
         window, stride: time steps of a unit, and from one unit to the next. The last unit may be cut short.
         aggregate: "selective" mean of the highest `share` of the units' scores, at least one; "broad" mean of all.
         memory: source units kept per band, None for all of them; target units are always kept.
@@ -47,6 +49,7 @@ class Localized(Scorer):
         self,
         window: int = 4,
         stride: int = 2,
+        metric: Metric = "cosine",
         aggregate: Literal["selective", "broad"] = "selective",
         share: float = 0.1,
         memory: int | None = 4096,
@@ -68,7 +71,7 @@ class Localized(Scorer):
             raise ValueError(f"memory must be at least 1 unit, or null for all, got {memory}")
         if density_k < 1 or (density_k_target is not None and density_k_target < 1):
             raise ValueError(f"density_k and density_k_target must be at least 1, got {density_k}, {density_k_target}")
-        self.window, self.stride, self.aggregate, self.share = window, stride, aggregate, share
+        self.window, self.stride, self.metric, self.aggregate, self.share = window, stride, metric, aggregate, share
         self.memory, self.choice, self.domains, self.seed = memory, choice, domains, seed
         self.density, self.density_k, self.density_scale = density, density_k, density_scale
         self.density_k_target = density_k if density_k_target is None else density_k_target
@@ -89,7 +92,7 @@ class Localized(Scorer):
             for clips, k in groups:
                 own = kept[clips[owner[kept]]]
                 density = None if self.density is None else Density(self.density, k, self.density_scale)
-                banks.append((UnitBank(rows[own], owner[own], density), owner[own], place[own]))
+                banks.append((UnitBank(rows[own], owner[own], density, self.metric), owner[own], place[own]))
             self.banks_.append(banks)
         self.units_ = int(counts.max())
 
@@ -161,7 +164,7 @@ class Localized(Scorer):
         return 1 + np.ceil(np.maximum(steps - self.window, 0) / self.stride).astype(int)
 
     def _units(self, clips: EmbeddingSet, band: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Units of one band of all clips: (R, D) rows of length 1, (R,) whose they are, (R,) which of its units."""
+        """Units of one band of all clips: (R, D) rows, (R,) whose they are, (R,) which of its units."""
         counts = self._counts(clips)
         wanted = (counts.max() - 1) * self.stride + self.window
         x = np.asarray(clips.x[:, :, band], dtype=np.float32)  # (N, T, D); beyond a clip's end are zeros
@@ -170,7 +173,12 @@ class Localized(Scorer):
         sums = sum(x[:, first : first + last + 1 : self.stride] for first in range(self.window))  # (N, U, D)
         assert isinstance(sums, np.ndarray)
         owner, place = np.nonzero(np.arange(counts.max()) < counts[:, None])
-        return on_sphere(sums[owner, place]), owner, place
+        rows = sums[owner, place]
+        if self.metric != "euclidean":
+            return on_sphere(rows), owner, place
+        steps = np.full(len(clips), clips.x.shape[1]) if clips.steps is None else clips.steps
+        heard = np.minimum(steps[owner] - place * self.stride, self.window)  # the last unit may be cut short
+        return rows / heard[:, None].astype(np.float32), owner, place
 
 
 def spread(x: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from asd_core.scorers.banks import pair_distances
+from asd_core.scorers.banks import Metric, pair_distances
 from asd_core.scorers.density import FLOOR, Density
 
 SPARE = 4  # candidates beyond those needed, so that rounding in the search does not decide
@@ -17,14 +17,14 @@ SAMPLE = 2048  # rows that the usual density is taken from
 
 
 class UnitBank:
-    """Units (M, D) of length 1, and which clip each belongs to, (M,).
+    """Units (M, D), of length 1 unless the metric is Euclidean, and which clip each belongs to, (M,).
 
     A unit's density ρ is the mean (or sum) of its distances to the K nearest units of other clips. `match` can leave a
     clip out: its units are then neither matched nor part of a density, as if the memory had never held them.
     """
 
-    def __init__(self, units: np.ndarray, owners: np.ndarray, density: Density | None) -> None:
-        self.units, self.owners, self.density = units, owners, density
+    def __init__(self, units: np.ndarray, owners: np.ndarray, density: Density | None, metric: Metric) -> None:
+        self.units, self.owners, self.density, self.metric = units, owners, density, metric
         self.held_ = np.bincount(owners)  # by clip: how many units are here
         self.centre_ = units.mean(axis=0)  # products of centred rows are smaller, and so is their rounding
         self.index_ = faiss.IndexFlatL2(units.shape[1])
@@ -37,10 +37,11 @@ class UnitBank:
             self.neighbours_, self.barred_ = self._others(rows, most_left_out=int(self.held_.max()))
             self.distances_ = self._measured(units, self.neighbours_)
             self.scale_ = self._floored(self._density(rows, None))
-            weight = (1 / self.scale_).astype(np.float32)[:, None]
+            # the unit of squared distances: D is one for "cosine", the root of one otherwise
+            weight = (self.scale_ ** (-1 if metric == "cosine" else -2)).astype(np.float32)[:, None]
             y = units - self.centre_
             squares = np.einsum("md,md->m", y, y)[:, None]
-            # 4 D/ρ = (‖x‖² − 2⟨x, y⟩ + ‖y‖²)/ρ is smallest where ⟨[x, 1, ‖x‖²], [2y, −‖y‖², −1]/ρ⟩ is largest
+            # w‖x − y‖² = w(‖x‖² − 2⟨x, y⟩ + ‖y‖²) is smallest where ⟨[x, 1, ‖x‖²], w[2y, −‖y‖², −1]⟩ is largest
             self.ratio_index_ = faiss.IndexFlatIP(units.shape[1] + 2)
             self.ratio_index_.add(np.hstack([2 * y, -squares, -np.ones_like(squares)]) * weight)
         else:
@@ -48,7 +49,7 @@ class UnitBank:
             self._floored(self._density(some, None))
 
     def match(self, x: np.ndarray, left_out: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (Q,) of units x (Q, D) of length 1, and the row (Q,) each was compared with.
+        """Scores (Q,) of units x (Q, D), and the row (Q,) each was compared with.
 
         `left_out` (Q,) is the clip to leave out. Infinite where no other clip is left to compare with.
         """
@@ -160,9 +161,9 @@ class UnitBank:
         return self.index_.search(np.ascontiguousarray(x - self.centre_), min(k, len(self.units)))[1]
 
     def _measured(self, x: np.ndarray, index: np.ndarray) -> np.ndarray:
-        """(Q, L) distances (1 − ⟨x, y⟩)/2 of x (Q, D) to rows `index` (Q, L), in double precision."""
+        """(Q, L) distances of x (Q, D) to rows `index` (Q, L), in double precision."""
         distance = np.empty(index.shape)
         for first in range(0, len(x), BLOCK):
             part = slice(first, first + BLOCK)
-            distance[part] = pair_distances(x[part], self.units, index[part], "cosine")
+            distance[part] = pair_distances(x[part], self.units, index[part], self.metric)
         return distance

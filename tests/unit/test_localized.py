@@ -7,6 +7,7 @@ from asd_core.scorers import units
 from asd_core.scorers.localized import Localized, spread
 from asd_core.types import AsdError, EmbeddingSet, Grid
 from tests.contract.test_scorers import make, unknown
+from tests.unit.test_scorers import distances
 
 T, F, D = 11, 2, 5
 OPTIONS = [
@@ -27,28 +28,28 @@ def named(options):
     return "-".join(map(str, options.values()))
 
 
-def unit_vectors(x, window, stride):
+def unit_vectors(x, window, stride, metric="cosine"):
     """(N, U, F, D) units, as the definition says it."""
     n, steps = x.shape[:2]
     count = 1 + max(0, -(-(steps - window) // stride))
     found = np.empty((n, count, *x.shape[2:]))
     for u in range(count):
-        found[:, u] = x[:, u * stride : u * stride + window].astype(np.float64).mean(axis=1)
-    return found / np.linalg.norm(found, axis=-1, keepdims=True)
+        found[:, u] = x[:, u * stride : u * stride + window].astype(np.float64).mean(axis=1)  # perhaps cut short
+    return found if metric == "euclidean" else found / np.linalg.norm(found, axis=-1, keepdims=True)
 
 
-def brute_force(test, train, window=4, stride=2, density="matched", density_k=4, scale="mean"):
+def brute_force(test, train, window=4, stride=2, density="matched", density_k=4, scale="mean", metric="cosine"):
     """(N, U, F) unit scores with all distances in one matrix; train is one memory."""
-    x, bank = unit_vectors(test, window, stride), unit_vectors(train, window, stride)
+    x, bank = unit_vectors(test, window, stride, metric), unit_vectors(train, window, stride, metric)
     values = np.empty(x.shape[:3])
     owner = np.repeat(np.arange(len(train)), bank.shape[1])
     for f in range(x.shape[2]):
         q, y = x[:, :, f].reshape(-1, x.shape[-1]), bank[:, :, f].reshape(-1, x.shape[-1])
-        raw = (1 - q @ y.T) / 2
+        raw = distances(q, y, metric)
         if density is None:
             values[:, :, f] = raw.min(axis=1).reshape(x.shape[:2])
             continue
-        own = (1 - y @ y.T) / 2
+        own = distances(y, y, metric)
         rho = np.empty(len(y))
         for i in range(len(y)):
             others = np.sort(own[i][owner != owner[i]])[:density_k]
@@ -59,22 +60,25 @@ def brute_force(test, train, window=4, stride=2, density="matched", density_k=4,
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=named)
-@pytest.mark.parametrize(("window", "stride"), [(4, 2), (1, 1), (3, 2), (20, 5)])
-def test_equals_brute_force(options, window, stride):
+@pytest.mark.parametrize(
+    ("window", "stride", "metric"),
+    [(4, 2, "cosine"), (1, 1, "chord"), (3, 2, "euclidean"), (20, 5, "cosine"), (4, 3, "euclidean")],
+)
+def test_equals_brute_force(options, window, stride, metric):
     train, test = patches(12, 5), unknown(patches(6, 0, 1).x)
-    scorer = Localized(window, stride, **options).fit(train)
+    scorer = Localized(window, stride, metric, **options).fit(train)
     scores, evidence = scorer.judge(test)
     target = train.domains == "target"
     groups = [(slice(None), "density_k")]
     if options["domains"] == "min":
         groups = [(~target, "density_k"), (target, "density_k_target")]
     given = (options["density"], options["density_scale"])
-    maps = [brute_force(test.x, train.x[r], window, stride, given[0], options[k], given[1]) for r, k in groups]
+    maps = [brute_force(test.x, train.x[r], window, stride, given[0], options[k], given[1], metric) for r, k in groups]
     expected = np.min(maps, axis=0)
     np.testing.assert_allclose(evidence.values, expected, rtol=1e-6)
     flat = -np.sort(-expected.reshape(6, -1), axis=1)
     np.testing.assert_allclose(scores, flat[:, : int(np.ceil(0.1 * flat.shape[1]))].mean(axis=1), rtol=1e-6)
-    broad = Localized(window, stride, "broad", **options).fit(train).score(test)
+    broad = Localized(window, stride, metric, "broad", **options).fit(train).score(test)
     np.testing.assert_allclose(broad, flat.mean(axis=1), rtol=1e-6)
 
 

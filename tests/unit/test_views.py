@@ -60,6 +60,24 @@ def test_every_view_gives_its_kind_for_any_length(name):
     for samples in (3_000, 16_000, 40_001):
         x = view(np.random.default_rng(0).normal(size=(2, samples)).astype(np.float32))
         assert x.dtype == np.float32
-        assert x.ndim == {"waveform": 1, "stereo": 2, "logmel": 2, "vector": 1}[view.kind]
+        assert x.ndim == {"waveform": 1, "stereo": 2, "logmel": 2, "vector": 1, "patches": 3}[view.kind]
         assert np.isfinite(x).all()
         assert np.isfinite(view(np.zeros((2, samples), dtype=np.float32))).all()
+
+
+def test_patches_are_pieces_of_the_spectrogram(stereo):
+    options = {"n_mels": 64, "hop": 256, "frames": 4, "bands": 8}
+    patches = VIEWS.create({"name": "logmel_patches", **options})(stereo)
+    logmel = VIEWS.create({"name": "logmel", "n_mels": 64, "hop": 256})(stereo)
+    assert patches.shape == (15, 8, 8 * 4)  # 63 frames
+    np.testing.assert_array_equal(patches[5, 3].reshape(8, 4), logmel[24:32, 20:24])
+
+
+@pytest.mark.parametrize("band", range(8))
+def test_a_tone_lies_in_the_band_that_the_layout_names(band):
+    view = VIEWS.create({"name": "logmel_patches"})
+    middle = np.sqrt(max(view.layout.edges[band], 50) * view.layout.edges[band + 1])
+    tone = np.sin(2 * np.pi * middle * np.arange(16_000) / 16_000).astype(np.float32)[None]
+    patches = view(tone)
+    assert patches.shape[1] == len(view.layout.edges) - 1
+    assert patches.max(axis=2).mean(axis=0).argmax() == band

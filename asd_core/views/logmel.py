@@ -43,6 +43,17 @@ class LogMelStatistics(LogMel):
         return np.concatenate([bands.mean(axis=1), bands.std(axis=1)])
 
 
+class LogMelPercentiles(LogMel):
+    """(3F,): the 5th, 50th and 95th percentile over time of each log-mel band of a clip, in dB: the quiet, the usual
+    and the loud moments, which a few outliers do not move."""
+
+    name = "logmel_percentiles"
+    kind = "vector"
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return np.percentile(super().__call__(wave), (5, 50, 95), axis=1).astype(np.float32).ravel()
+
+
 class LogMelPatches(LogMel):
     """(T', F, D) dB: the log-mel spectrogram cut into patches of `frames` frames × n_mels / bands mel bands; what is
     left over at the end is not heard. For scorers that look for short or narrow faults without any network."""

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 ASD := $(PY) -m asd_core
-QUICK_SYSTEMS := logmel-knn logmel-maha official-mse tsz-baseline neu-1
+QUICK_SYSTEMS := studio-1 logmel-knn logmel-maha official-mse tsz-baseline neu-1
 PORT ?= 8501
 
 .DEFAULT_GOAL := help

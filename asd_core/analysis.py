@@ -32,7 +32,6 @@ OFFICIAL_FILE = re.compile(
     r"(?P<what>anomaly_score|decision_result)_(?P<machine>.+)_section_(?P<section>\d+)_test\.csv"
 )
 SIGNIFICANT = 0.05  # of a corrected p
-STEREO_VIEWS = ("stereo", "wiener")  # views that are made of both microphones
 LABELS = {"0": NORMAL, "1": ANOMALY, "normal": NORMAL, "anomaly": ANOMALY}
 
 
@@ -544,10 +543,11 @@ def _is_here(checkpoint: str) -> bool:
 
 
 def _hears_both(spec: Any) -> bool:
-    """Whether a resolved system's configuration asks for the far microphone anywhere."""
+    """Whether a resolved system's configuration cannot do without the far microphone. (Wiener filters and far-field
+    mixing can: one-channel recordings pass them unchanged.)"""
     if isinstance(spec, dict):
-        asks = spec.get("channel") == "far" or spec.get("far") is not None or "far" in (spec.get("channels") or ())
-        return asks or spec.get("name") in STEREO_VIEWS or any(map(_hears_both, spec.values()))
+        asks = "far" in (spec.get("channel"), *(spec.get("channels") or ())) or spec.get("name") == "stereo"
+        return asks or any(map(_hears_both, spec.values()))
     return isinstance(spec, list) and any(map(_hears_both, spec))
 
 

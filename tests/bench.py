@@ -1,19 +1,27 @@
 """Speed and memory of the hot paths: ``make bench``. Ratios within one run, never in a test.
 
-Not a benchmark of machines: what matters is each line's ratio to the plain operation beside it.
+Not a benchmark of machines: what matters is each line's ratio to the plain operation beside it. Matching of patches
+runs on a fifth of the clips; ``python -m tests.bench --patches`` measures it alone and at its full size (minutes).
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import resource
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional as F
 
 from asd_core import config, metrics, pipeline
 from asd_core.artifacts import Workspace
@@ -23,12 +31,19 @@ from asd_core.data.manifest import scan
 from asd_core.data.simulate import simulate
 from asd_core.engine import local
 from asd_core.scorers.knn import KNN
+from asd_core.scorers.localized import Localized
+from asd_core.scorers.subband import Subband
+from asd_core.scorers.units import UnitBank
 from asd_core.terminal import out, print_table
 from asd_core.tuning import Labelled, triples, tune
 from asd_core.types import EmbeddingSet
 from asd_core.views import VIEWS
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TRAINING, TEST = 1000, 200  # clips of one machine
+STEPS, BANDS, WIDTH = 62, 8, 768  # patches of a 10 s clip
+RATES = ("numpy", "torch", "oneDNN")
+SHORT = 5  # patches are matched with 1/5 of the clips, 1/25 of the work, unless asked for all
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
@@ -146,8 +161,200 @@ def second_run() -> list[object]:
     return ["run of a finished system", f"{again:.2f} s", f"{again / first:.2f}× the first run"]
 
 
+# ---------------------------------------------------------------- patches
+
+
+def matmul_rates() -> dict[str, float]:
+    """GFLOP/s of single-precision products of 4096 × 768 with 768 × 8192, by who makes them."""
+    q, y = (np.random.default_rng(0).normal(size=(n, WIDTH)).astype(np.float32) for n in (4096, 8192))
+    rows, weights = torch.from_numpy(q), torch.from_numpy(y)
+    pixels = rows.reshape(1, -1, 1, WIDTH).permute(0, 3, 1, 2)
+    works = {
+        "numpy": lambda: q @ y.T,
+        "torch": lambda: rows @ weights.T,
+        "oneDNN": lambda: F.conv2d(pixels, weights[:, :, None, None]),  # as in backbones/linear.py
+    }
+    return {name: 2e-9 * len(q) * len(y) * WIDTH / seconds(work, 3) for name, work in works.items()}
+
+
+def write_patches(path: Path, clips: int, seed: int) -> None:
+    """Patches (clips, 62, 8, 768) in half precision around one centre per band: what a clip is, what it does over time,
+    both of few dimensions, and noise."""
+    common, own = np.random.default_rng(0), np.random.default_rng(seed)
+    centre, axes = common.normal(size=(BANDS, WIDTH)), common.normal(size=(BANDS, WIDTH, 32)) / 32**0.5
+    centre, axes = centre.astype(np.float32), axes.astype(np.float32)
+    x = np.lib.format.open_memmap(path, "w+", np.float16, (clips, STEPS, BANDS, WIDTH))
+    for row in x:
+        place = own.standard_normal((BANDS, 1, 32), dtype=np.float32)
+        place = place + 0.7 * own.standard_normal((BANDS, STEPS, 32), dtype=np.float32)
+        noise = 0.3 * own.standard_normal((STEPS, BANDS, WIDTH), dtype=np.float32)
+        row[:] = centre + (place @ axes.swapaxes(1, 2)).swapaxes(0, 1) + noise
+
+
+def stored(path: Path, clips: int) -> EmbeddingSet:
+    """The first `clips` of a file, read as the pipeline reads them."""
+    x = np.load(path, mmap_mode="r")[:clips]
+    domains = np.where(np.arange(clips) < clips - 10, "source", "target")
+    return EmbeddingSet(x, np.arange(clips).astype(str), np.full(clips, "00"), domains)
+
+
+@contextmanager
+def watched() -> Iterator[dict[str, float]]:
+    """Totals of what memories of units do meanwhile: seconds of their searches and of measuring again what these found,
+    operations of the products searched, and pairs measured."""
+    totals = dict.fromkeys(("search", "exact", "operations", "pairs"), 0.0)
+    search, measured = UnitBank._search, UnitBank._measured
+
+    def timed_search(bank: UnitBank, x: np.ndarray, k: int) -> np.ndarray:
+        start = time.perf_counter()
+        index = search(bank, x, k)
+        totals["search"] += time.perf_counter() - start
+        totals["operations"] += 2 * x.size * len(bank.units)
+        return index
+
+    def timed_measured(bank: UnitBank, x: np.ndarray, index: np.ndarray) -> np.ndarray:
+        start = time.perf_counter()
+        distance = measured(bank, x, index)
+        totals["exact"] += time.perf_counter() - start
+        totals["pairs"] += index.size
+        return distance
+
+    with patch.object(UnitBank, "_search", timed_search), patch.object(UnitBank, "_measured", timed_measured):
+        yield totals
+
+
+def memory_now(field: str) -> float:
+    """GB of this process: "VmRSS" now, "VmHWM" at most so far, mapped pages of files included."""
+    return int(Path("/proc/self/status").read_text().partition(f"{field}:")[2].split()[0]) / 1e6
+
+
+def measure_patches(case: str, folder: Path, share: int) -> dict[str, float]:
+    """Best seconds, operations, GB and rates of matrix products taken in between, of one case and in a process of its
+    own; several runs of a part, a single one of all."""
+    train, test = stored(folder / "train.npy", TRAINING // share), stored(folder / "test.npy", TEST // share)
+    laps = [measure_once(case, train, test) for _ in range(1 if share == 1 else 3)]
+    return {key: (max if key in RATES else min)(lap[key] for lap in laps) for key in laps[0]} | {
+        "memory": laps[0]["memory"]
+    }
+
+
+def measure_once(case: str, train: EmbeddingSet, test: EmbeddingSet) -> dict[str, float]:
+    rates = [matmul_rates()]
+    before = memory_now("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    took = {}
+
+    def timed(stage: str, work: Callable[[], object]) -> None:
+        with watched() as totals:
+            start = time.perf_counter()
+            work()
+            took[stage] = time.perf_counter() - start
+        took.update({f"{stage} {name}": value for name, value in totals.items()})
+        took["memory"] = memory_now("VmHWM") - before
+        rates.append(matmul_rates())
+
+    if case == "whole matrix":
+        timed("judge", lambda: whole_matrix(train, test))
+    else:
+        scorer = Localized() if case == "default" else Localized(window=1, stride=1, memory=None)
+        timed("fit", lambda: scorer.fit(train))
+        timed("judge", lambda: scorer.judge(test))
+        if case == "default":
+            timed("training", scorer.training_scores)
+    return took | {name: max(rate[name] for rate in rates) for name in RATES}
+
+
+def whole_matrix(train: EmbeddingSet, test: EmbeddingSet) -> np.ndarray:
+    """What `Localized(window=1, stride=1, memory=None)` does, with all distances of a band in two matrices: (N, T, F)."""
+    values = np.empty(test.x.shape[:3])
+    owner = np.repeat(np.arange(len(train)), STEPS)
+    for band in range(BANDS):
+        q, y = (part.x[:, :, band].reshape(-1, WIDTH).astype(np.float32) for part in (test, train))
+        q, y = q / np.linalg.norm(q, axis=1, keepdims=True), y / np.linalg.norm(y, axis=1, keepdims=True)
+        own = (1 - y @ y.T) / 2
+        own[owner[:, None] == owner] = np.inf
+        density = np.partition(own, 3, axis=1)[:, :4].mean(axis=1)
+        distance = (1 - q @ y.T) / 2
+        match = distance.argmin(axis=1)
+        values[:, :, band] = (distance[np.arange(len(q)), match] / density[match]).reshape(len(test), STEPS)
+    return values
+
+
+def patches(full: bool) -> list[list[object]]:
+    rows: list[list[object]] = []
+    share = 1 if full else SHORT
+    with tempfile.TemporaryDirectory() as folder:
+        write_patches(Path(folder) / "train.npy", TRAINING // share, 1)
+        write_patches(Path(folder) / "test.npy", TEST // share, 2)
+
+        def measured(case: str, share: int = share) -> dict[str, float]:
+            arguments = ["-m", "tests.bench", "--measure-patches", case, folder, str(share)]
+            done = subprocess.run([sys.executable, *arguments], stdout=subprocess.PIPE, text=True, check=True)
+            return json.loads(done.stdout.splitlines()[-1])
+
+        for case in ("default", "all patches"):
+            took = measured(case)
+            name = f"localized, {case}, {TEST // share} × {TRAINING // share} clips"
+            rows.append([f"{name}: memory", f"{took['memory']:.2f} GB", "at most, mapped files included"])
+            stages = [stage for stage in ("fit", "judge", "training") if stage in took]
+            rows += [[f"{name}: {stage}", f"{took[stage]:.1f} s", beside(took, stage)] for stage in stages]
+        plain = measured("whole matrix", SHORT)["judge"] * (SHORT / share) ** 2
+        ours = took["fit"] + took["judge"]
+        how = "" if share == SHORT else f" (measured on 1/{SHORT**2} of the work)"
+        rows.append([f"whole matrices in numpy{how}", f"{plain:.1f} s", f"{plain / ours:.1f}× localized, all patches"])
+    return rows
+
+
+def beside(took: dict[str, float], stage: str) -> str:
+    rate = took[f"{stage} operations"] / 1e9 / took[stage]
+    of = ", ".join(f"{rate / took[who]:.0%} of {who}'s {took[who]:.0f}" for who in RATES)
+    exact, search = took[f"{stage} exact"], took[f"{stage} search"]
+    return f"{rate:.0f} GFLOP/s: {of}; pairs measured again: {exact / search:.1%} of the search"
+
+
+def subband() -> list[object]:
+    """Three views of eight bands, each distance over the local density."""
+    rng = np.random.default_rng(0)
+    train, test = embeddings(TRAINING, 1, 0), embeddings(TEST, 1, 1)
+    for part in (train, test):
+        x = rng.normal(size=(len(part), 3, BANDS, WIDTH)).astype(np.float32)
+        object.__setattr__(part, "x", x)
+    took = seconds(lambda: Subband(["mean", "max", "attention"], density="matched").fit(train).judge(test), 2)
+    q, y = test.x[:, 0, 0], train.x[:, 0, 0]
+    product = 3 * BANDS * seconds(lambda: (y @ y.T, q @ y.T))
+    return ["sub-band, three views, 200 × 1000 clips", f"{took:.2f} s", f"{took / product:.1f}× the matrix products"]
+
+
 def main() -> None:
-    rows = [nearest_neighbours(), *views(), evaluation(), fusion_tuning(), second_run()]
+    parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
+    parser.add_argument("--patches", action="store_true", help="only the matching of patches, of all clips")
+    parser.add_argument("--measure-patches", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure_patches:
+        case, folder, share = options.measure_patches
+        print(json.dumps(measure_patches(case, Path(folder), int(share))))
+    elif options.patches:
+        show([*patches(full=True), subband()])
+    else:
+        everything()
+
+
+def show(rows: list[list[object]]) -> None:
+    print_table(
+        pd.DataFrame(rows, columns=["what", "measured", "beside"]), f"{torch.get_num_threads()} threads, {DEVICE.type}"
+    )
+
+
+def everything() -> None:
+    rows = [
+        nearest_neighbours(),
+        *views(),
+        evaluation(),
+        fusion_tuning(),
+        second_run(),
+        *patches(full=False),
+        subband(),
+    ]
     frames = torch.randn(256, 640)
     rows.append(training_step("autoencoder", Autoencoder(), frames))
     quick = {"spectrograms": [[1024, 512]], "base_channels": 8, "branch_dim": 64}
@@ -160,9 +367,7 @@ def main() -> None:
         rows.append(["peak memory on the device", f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB", ""])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     rows.append(["peak memory of this process", f"{peak:.1f} GB", ""])
-    print_table(
-        pd.DataFrame(rows, columns=["what", "measured", "beside"]), f"{torch.get_num_threads()} threads, {DEVICE.type}"
-    )
+    show(rows)
     out.print("Best of several runs after one to warm up.")
 
 

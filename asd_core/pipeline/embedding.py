@@ -29,11 +29,11 @@ def embed(
     """Views of clips, through the trained encoder in folder `trained` if there is one; by output, "view" without."""
     view = VIEWS.create(view_spec)
     source: Any = view
-    rows: dict[str, list[np.ndarray]] = {output: [] for output in outputs or [VIEW_ITSELF]}
+    rows = {output: Rows(len(clips)) for output in outputs or [VIEW_ITSELF]}
     done = 0
     if trained is None:
         for x in stream(clips, view):
-            rows[VIEW_ITSELF].append(_stored(x, view.kind))
+            rows[VIEW_ITSELF].append(x, view.kind)
             done += 1
             progress(done / len(clips), title)
     else:
@@ -50,33 +50,45 @@ def embed(
             ):
                 found = backbone.embed_all(torch.from_numpy(batch).to(target), outputs)
                 for output, values in found.items():
-                    rows[output] += [_stored(x, backbone.kind_of(output)) for x in values.cpu().numpy()]
+                    for x in values.cpu().numpy():
+                        rows[output].append(x, backbone.kind_of(output))
                 done += len(batch)
                 progress(done / len(clips), title)
     facts = [(clip.clip_id, clip.section, clip.domain, attribute_text(clip.attributes)) for clip in clips]
     ids, sections, domains, attributes = map(np.array, zip(*facts, strict=True))
-    result = {}
-    for output in list(rows):
-        x, steps = _stacked(rows.pop(output))  # one at a time: patches are large
-        result[output] = EmbeddingSet(x, ids, sections, domains, attributes, steps, source.layout)
-    return result
+    return {
+        output: EmbeddingSet(own.x, ids, sections, domains, attributes, own.valid_steps(), source.layout)
+        for output, own in rows.items()
+    }
 
 
-def _stored(x: np.ndarray, kind: str) -> np.ndarray:
-    """Patches in half precision: 1000 clips of a base encoder take 0.8 GB instead of 1.5, and cosine distances move
-    by some 1e-7."""
-    return x.astype(np.float16) if kind == "patches" else x
+class Rows:
+    """One output of N clips, put in place clip by clip: patches are too large to be held twice.
 
+    Patches are kept in half precision: 1000 clips of a base encoder take 0.8 GB instead of 1.5, and cosine distances
+    move by some 1e-7.
+    """
 
-def _stacked(rows: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """(N, …), and how many time steps of each row count where clips differ in length; the rest are zeros."""
-    steps = np.array([len(row) for row in rows])
-    if (steps == steps[0]).all():
-        return np.stack(rows), None
-    x = np.zeros((len(rows), steps.max(), *rows[0].shape[1:]), dtype=rows[0].dtype)
-    for place, row in zip(x, rows, strict=True):
-        place[: len(row)] = row
-    return x, steps
+    x: np.ndarray  # (N, T, …), T the steps of the longest clip so far; beyond a clip's end are zeros
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.steps: list[int] = []  # of each clip so far
+
+    def append(self, row: np.ndarray, kind: str) -> None:
+        """(T, …) of the next clip."""
+        if not self.steps:
+            self.x = np.zeros((self.count, *row.shape), dtype=np.float16 if kind == "patches" else row.dtype)
+        lacking = len(row) - self.x.shape[1]
+        if lacking > 0:  # seldom: a machine's clips are alike
+            self.x = np.pad(self.x, [(0, 0), (0, lacking), *[(0, 0)] * (self.x.ndim - 2)])
+        self.x[len(self.steps), : len(row)] = row
+        self.steps.append(len(row))
+
+    def valid_steps(self) -> np.ndarray | None:
+        """(N,) steps of each clip; None where all clips have the same."""
+        steps = np.array(self.steps)
+        return None if (steps == steps[0]).all() else steps
 
 
 def load_encoder(folder: Path) -> Any:

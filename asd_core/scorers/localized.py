@@ -160,25 +160,28 @@ class Localized(Scorer):
 
     def _counts(self, clips: EmbeddingSet) -> np.ndarray:
         """(N,) units of each clip."""
-        steps = np.full(len(clips), clips.x.shape[1]) if clips.steps is None else clips.steps
-        return 1 + np.ceil(np.maximum(steps - self.window, 0) / self.stride).astype(int)
+        return 1 + np.ceil(np.maximum(self._steps(clips) - self.window, 0) / self.stride).astype(int)
+
+    def _steps(self, clips: EmbeddingSet) -> np.ndarray:
+        """(N,) time steps of each clip."""
+        return np.full(len(clips), clips.x.shape[1]) if clips.steps is None else clips.steps
 
     def _units(self, clips: EmbeddingSet, band: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Units of one band of all clips: (R, D) rows, (R,) whose they are, (R,) which of its units."""
-        counts = self._counts(clips)
-        wanted = (counts.max() - 1) * self.stride + self.window
-        x = np.asarray(clips.x[:, :, band], dtype=np.float32)  # (N, T, D); beyond a clip's end are zeros
-        x = np.pad(x, ((0, 0), (0, max(0, wanted - x.shape[1])), (0, 0)))
-        last = wanted - self.window
-        sums = sum(x[:, first : first + last + 1 : self.stride] for first in range(self.window))  # (N, U, D)
-        assert isinstance(sums, np.ndarray)
+        counts, steps = self._counts(clips), self._steps(clips)
         owner, place = np.nonzero(np.arange(counts.max()) < counts[:, None])
-        rows = sums[owner, place]
-        if self.metric != "euclidean":
-            return on_sphere(rows), owner, place
-        steps = np.full(len(clips), clips.x.shape[1]) if clips.steps is None else clips.steps
-        heard = np.minimum(steps[owner] - place * self.stride, self.window)  # the last unit may be cut short
-        return rows / heard[:, None].astype(np.float32), owner, place
+        rows = np.zeros((len(owner), clips.x.shape[3]), dtype=np.float32)
+        parts = np.split(rows, np.cumsum(counts)[:-1])
+        for clip, (units, heard) in enumerate(zip(parts, steps, strict=True)):  # one by one they stay in the cache
+            x = clips.x[clip, :heard, band].astype(np.float32)
+            for first in range(self.window):
+                stretch = x[first :: self.stride][: len(units)]
+                units[: len(stretch)] += stretch
+            if self.metric == "euclidean":  # the last unit may be cut short
+                units /= np.minimum(heard - self.stride * np.arange(len(units)), self.window)[:, None]
+            else:
+                units[:] = on_sphere(units)
+        return rows, owner, place
 
 
 def spread(x: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:

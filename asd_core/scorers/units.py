@@ -12,8 +12,8 @@ from asd_core.scorers.banks import Metric, pair_distances
 from asd_core.scorers.density import FLOOR, Density
 
 SPARE = 4  # candidates beyond those needed, so that rounding in the search does not decide
-BLOCK = 2048  # pairs of rows measured at a time
-SAMPLE = 2048  # rows that the usual density is taken from
+BLOCK = 128  # pairs of rows measured at a time: they stay in the cache
+SAMPLE = 512  # rows that the usual density is taken from
 
 
 class UnitBank:
@@ -27,8 +27,6 @@ class UnitBank:
         self.units, self.owners, self.density, self.metric = units, owners, density, metric
         self.held_ = np.bincount(owners)  # by clip: how many units are here
         self.centre_ = units.mean(axis=0)  # products of centred rows are smaller, and so is their rounding
-        self.index_ = faiss.IndexFlatL2(units.shape[1])
-        self.index_.add(np.ascontiguousarray(units - self.centre_))
         self.floor_ = 0.0
         if density is None:
             return
@@ -42,8 +40,8 @@ class UnitBank:
             y = units - self.centre_
             squares = np.einsum("md,md->m", y, y)[:, None]
             # w‖x − y‖² = w(‖x‖² − 2⟨x, y⟩ + ‖y‖²) is smallest where ⟨[x, 1, ‖x‖²], w[2y, −‖y‖², −1]⟩ is largest
-            self.ratio_index_ = faiss.IndexFlatIP(units.shape[1] + 2)
-            self.ratio_index_.add(np.hstack([2 * y, -squares, -np.ones_like(squares)]) * weight)
+            self.weighted_ = np.hstack([2 * y, -squares, -np.ones_like(squares)])
+            self.weighted_ *= weight
         else:
             some = rows if len(rows) <= SAMPLE else np.random.default_rng(0).choice(rows, SAMPLE, replace=False)
             self._floored(self._density(some, None))
@@ -68,7 +66,8 @@ class UnitBank:
         y = x - self.centre_
         query = np.hstack([y, np.ones((len(x), 1), dtype=np.float32), np.einsum("qd,qd->q", y, y)[:, None]])
         most = self._most(left_out)
-        candidates = self.ratio_index_.search(query, min(1 + SPARE + most, len(self.units)))[1]
+        wanted = min(1 + SPARE + most, len(self.units))
+        candidates = faiss.knn(query, self.weighted_, wanted, faiss.METRIC_INNER_PRODUCT)[1]
         if left_out is not None:
             # without a clip, the densities of units near it change: these have to be looked at one by one
             near = self._near(left_out)
@@ -158,7 +157,9 @@ class UnitBank:
         return np.take_along_axis(index, first, axis=1), np.take_along_axis(barred, first, axis=1)
 
     def _search(self, x: np.ndarray, k: int) -> np.ndarray:
-        return self.index_.search(np.ascontiguousarray(x - self.centre_), min(k, len(self.units)))[1]
+        """(Q, k) rows nearest to x (Q, D), nearest first. Units are centred anew every time: that costs little beside
+        the product, a second copy of every memory would be most of the scorer's size."""
+        return faiss.knn(x - self.centre_, self.units - self.centre_, min(k, len(self.units)))[1]
 
     def _measured(self, x: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(Q, L) distances of x (Q, D) to rows `index` (Q, L), in double precision."""

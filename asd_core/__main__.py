@@ -322,6 +322,54 @@ def score(
     terminal.print_table(result[["file", "score", "threshold", "decision", "percentile"]], f"{machine}, {run_id}")
 
 
+@app.command()
+def explain(
+    clip: Annotated[str, typer.Argument(metavar="CLIP", help="A test clip: its id, or its file name.")],
+    run_name: Annotated[str, typer.Option("--run", help="A run's id, or a system that was run once.")],
+    data: Annotated[str | None, typer.Option(help="Of a system: the run on this data set, by name.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Of a system: the run of this profile.")] = None,
+    truth: Annotated[
+        bool, typer.Option("--truth", help="Also tell label and domain, if the clip's name does.")
+    ] = False,
+    as_json: JsonOption = False,
+    workspace: WorkspaceOption = WORKSPACE,
+) -> None:
+    """Why a clip got its score: what each stream adds, where in the sound the evidence is, and beside which normal clip.
+
+    Example: explain section_00_0004.wav --run wistlab-1 --data demo --profile quick
+    """
+    from dataclasses import asdict, replace
+
+    from asd_core import analysis
+    from asd_core.pipeline.explain import explain as explained
+    from asd_core.pipeline.explain import why_no_evidence
+
+    place = _workspace(workspace)
+    found = analysis.runs_named(api.runs(place), run_name, data, profile)
+    if len(found) > 1:
+        ids = ", ".join(one.record["run_id"] for one in found)
+        raise AsdError(f"{run_name} was run with several seeds; name one run: {ids}.")
+    told = explained(place, found[0], clip)
+    silent = {b.name: why_no_evidence(b, found[0]) for b in told.branches if b.map is None}
+    known = {}
+    if truth:
+        rows = analysis.labelled_scores(found[0]).set_index("clip_id")
+        label = rows.loc[told.clip_id] if told.clip_id in rows.index else None
+        known = {"truth": None if label is None else {"label": int(label["label"]), "domain": str(label["domain"])}}
+    if as_json:
+        bare = [replace(branch, map=None) for branch in told.branches]
+        values = asdict(replace(told, branches=tuple(bare)))
+        for branch in values["branches"]:
+            del branch["map"]
+            branch["why_no_evidence"] = silent.get(branch["name"], "")
+        terminal.print_json(values | known)
+        return
+    terminal.print_explanation(told, silent)
+    if truth:
+        said = "not known" if label is None else f"{('normal', 'anomaly')[label['label']]}, {label['domain']}"
+        terminal.out.print(f"truth: {said}", highlight=False)
+
+
 # ------------------------------------------------------------------ evaluate and export
 
 

@@ -24,6 +24,7 @@ from asd_core.types import Progress as ProgressCall
 if TYPE_CHECKING:
     import pandas as pd
 
+    from asd_core.pipeline.explain import BranchEvidence, Explanation, Place
     from asd_core.tuning import Tuning
 
 PROSE = 40  # characters from which a cell may wrap
@@ -238,6 +239,84 @@ def print_comparison(found: Mapping[str, Any]) -> None:
     print_table(pd.DataFrame(rows), "by machine, percent", caption + (f"\n{TRANSDUCTIVE}" if any_transductive else ""))
     for sentence in found["said"]:
         out.print(escape(sentence), highlight=False, soft_wrap=True)
+
+
+def print_explanation(found: Explanation, silent: Mapping[str, str]) -> None:
+    """A clip's verdict, what its streams add to the score, and where each branch finds its evidence.
+
+    Args:
+        silent: by branch, why it has no evidence
+    """
+    import pandas as pd
+
+    verdict = "anomalous" if found.is_anomalous else "normal"
+    among = "" if found.percentile is None else f", {found.percentile:.0f} % of the training normals score at most this"
+    section = "" if found.section == "00" else f" section {found.section}"
+    out.print(f"[b]{escape(found.clip_id)}[/], {escape(found.machine + section)}", highlight=False, soft_wrap=True)
+    told = f"{verdict}: score {found.score:.6g}, threshold {found.threshold:.6g}{among}"
+    out.print(told, highlight=False, soft_wrap=True)
+    streams = pd.DataFrame(
+        {
+            "stream": f"{stream.name} ←" if stream.decides else stream.name,
+            "score": f"{stream.score:.6g}",
+            "normals below": f"{stream.percentile:.0f} %",
+            "normalised": _short(stream.normalised),
+            "weight": _short(stream.weight),
+            "contribution": _short(stream.contribution),
+            "share": "–" if stream.share is None else f"{100 * stream.share:.0f} %",
+        }
+        for stream in found.streams
+    )
+    caption = f"fusion: {found.fusion}" + ("" if found.normalise is None else f", normalised: {found.normalise}") + "."
+    if any(stream.decides for stream in found.streams):
+        caption += " ←: the smallest normalised score, which is the score."
+    if any(stream.contribution is not None for stream in found.streams):
+        caption += (
+            f" contribution: weight × (normalised − its mean over training normals).\nContributions add up to "
+            f"{found.score - found.usual:.4g}, the score less the mean score of training normals; share: of that sum, "
+            f"for clips above the mean."
+        )
+    print_table(streams, f"{found.system}, {found.run_id}", caption)
+    for branch in found.branches:
+        if branch.name in silent:
+            out.print(escape(f"{branch.name}: {silent[branch.name]}"), highlight=False, soft_wrap=True)
+        else:
+            _print_places(branch)
+
+
+def _print_places(branch: BranchEvidence) -> None:
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        {
+            "seconds": _stretch(place.start, place.stop),
+            "Hz": f"{place.low:.0f}–{place.high:.0f}",
+            "local score": f"{place.score:.6g}",
+            "beside": _beside(place),
+        }
+        for place in branch.places
+    )
+    title = f"{branch.name} ({branch.scorer}), score {branch.score:.6g}: highest local scores"
+    print_table(rows, title, "beside: the normal training clip it was compared with, and where in that clip.")
+
+
+def _beside(place: Place) -> str:
+    if place.match is None:
+        return "–"
+    return (
+        place.match if place.match_start is None else f"{place.match} {_stretch(place.match_start, place.match_stop)}"
+    )
+
+
+def _stretch(start: float, stop: float | None) -> str:
+    """Seconds from–to."""
+    if stop is None:
+        return "whole clip" if start == 0 else f"{start:.2f}–end"
+    return f"{start:.2f}–{stop:.2f}"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}".replace("-", "−")
 
 
 def _percent(fraction: float | None) -> float | None:

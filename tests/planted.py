@@ -3,7 +3,7 @@
 Healthy simulated machines in steady factory noise. Each test clip gets, at a random time, either a click (a decaying
 burst of white noise) or a tone in one frequency band. A local map is asked where its highest score lies; the nearest
 neighbour by statistics of the whole clip is asked whether the clip exceeds the 90th percentile of training normals.
-Levels and options were chosen with seed 0; what is reported is seed 1.
+Levels and options were chosen with seed 0; what is reported is seed 2.
 
 ``python -m tests.planted`` prints the rates and draws assets/planted_evidence.png.
 """
@@ -26,7 +26,7 @@ from asd_core.types import SAMPLE_RATE, SOURCE, EmbeddingSet
 from asd_core.views import VIEWS
 
 NAMES = ("fanSim", "gearboxSim", "ToyCarSim", "BlowerSim")
-SECONDS = 8.0
+SECONDS = 10.0
 TRAINING, HOSTS = 40, 25  # clips of each machine; every host gets every fault, one at a time
 NOISE_DB = -7.0  # steady factory noise, relative to the machine
 EDGE = 0.25  # s at either end of a clip that stay free
@@ -48,7 +48,7 @@ class Fault:
     level: float
 
 
-CLICK, TONE = Fault("click", 0.02, 0.0), Fault("tone", 0.25, 6.0)
+CLICK, TONE = Fault("click", 0.02, 1.0), Fault("tone", 0.25, 6.0)
 NOTHING = Fault("nothing", 0.02, -np.inf)  # a click of no loudness: what chance and false alarms amount to
 
 
@@ -183,7 +183,7 @@ def draw(path: Path, shown: Sequence[Trial]) -> None:
             corner, size = (trial.start - 0.03, low / 1000), (trial.stop - trial.start + 0.06, (high - low) / 1000)
             axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=1.2, linestyle="--"))
             axes.set(ylabel="kHz", ylim=(0, SAMPLE_RATE / 2000))
-        row[0].set_title(f"{trial.machine} (simulated): {trial.fault.name} of {trial.fault.level:+.0f} dB", fontsize=10)
+        row[0].set_title(f"{trial.machine} (simulated): {trial.fault.name} of {trial.fault.level:.0f} dB", fontsize=10)
         row[1].set_title("distance to the nearest normal, over its local density", fontsize=10)
     for axes in row:
         axes.set_xlabel("seconds (dashed: where it was planted)")

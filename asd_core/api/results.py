@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -11,6 +12,9 @@ from asd_core.artifacts import Run, Workspace, load_run
 from asd_core.data.manifest import DataSet
 from asd_core.files import digest
 from asd_core.types import ANOMALY, AsdError
+
+if TYPE_CHECKING:
+    from asd_core.pipeline.explain import Explanation
 
 
 def runs(workspace: Workspace) -> list[Run]:
@@ -77,6 +81,18 @@ def clip_table(workspace: Workspace, run: Run) -> pd.DataFrame:
     except AsdError:
         data = DataSet(about["name"], about["kind"], workspace.root, ())
     return analysis.clip_table(run, data)
+
+
+def explanation(workspace: Workspace, run: Run, clip_id: str) -> Explanation:
+    """Why a test clip got its score, with the map of local scores of every branch that keeps evidence: values (U, F)
+    with start and stop in seconds, band edges in Hz, and the normal clip each was compared with. Knows no truth.
+
+    Raises:
+        AsdError: the run has no such test clip, or must be made again.
+    """
+    from asd_core.pipeline.explain import explain
+
+    return explain(workspace, run, clip_id)
 
 
 def histogram(clips: pd.DataFrame, bins: int = 40) -> pd.DataFrame:

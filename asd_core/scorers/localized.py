@@ -44,6 +44,7 @@ class Localized(Scorer):
 
     name = "localized"
     takes = "patches"
+    version = 2
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from asd_core.artifacts import Workspace, finish, write_table
 from asd_core.data import audio
 from asd_core.data.manifest import DataSet, fingerprint, scan
 from asd_core.files import digest, write_json
+from asd_core.tuning import Tuning
 from asd_core.types import SAMPLE_RATE, TEST, TRAIN
 
 LABELLED = ("bearing", "fan", "valve")
@@ -43,7 +44,13 @@ def build(folder: Path, clips: int = 4, seconds: float = 0.5, unlabelled: bool =
 
 
 def add_run(
-    workspace: Workspace, data: DataSet, system: str, strength: float, seed: int = 0, transductive: bool = False
+    workspace: Workspace,
+    data: DataSet,
+    system: str,
+    strength: float,
+    seed: int = 0,
+    transductive: bool = False,
+    tuned: Tuning | None = None,
 ) -> str:
     rng = np.random.default_rng(len(system) + 100 * seed)
     cache = workspace.cache / "fingerprints.json"
@@ -87,12 +94,12 @@ def add_run(
         "transductive": transductive,
         "tasks": [],
         "thresholds": thresholds,
-        "notices": [],
+        "notices": [tuned.said] if tuned else [],
         "seconds": 41.0,
         "created": time.time(),
         "git": None,
     }
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", record | ({"tuning": tuned.record()} if tuned else {}))
     finish(folder, key=run_id)
     return run_id
 

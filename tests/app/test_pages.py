@@ -4,13 +4,15 @@ import shutil
 import time
 import zipfile
 
+import numpy as np
 import pytest
 import yaml
 
-from asd_core import api, jobs
+from asd_core import api, jobs, tuning
 from asd_core.api import overview
 from asd_core.data.manifest import DataSet, scan
 from asd_core.files import write_json
+from asd_core.tuning import Labelled
 from tests.app import example
 
 PAGES = ("home", "results", "train", "export", "weights")
@@ -166,6 +168,22 @@ def test_transductive_systems_are_marked_everywhere(open_app, full):
     assert "unis-3+submitted (transductive)" in "".join(app.multiselect(key="export_runs").options)
     assert "unis-3+submitted" in app.warning[0].value
     assert "transductive" in app.warning[0].value
+
+
+def test_the_screen_says_that_tuned_noise_is_no_gain(open_app, full):
+    """Twenty streams that know nothing, weighted until they seem to."""
+    rng = np.random.default_rng(0)
+    label, domain = np.tile(np.repeat([0, 1], 20), 2), np.repeat(["source", "target"], 40)
+    parts = [
+        Labelled(name, "00", rng.normal(size=(30, 20)), rng.normal(size=(80, 20)), label, domain) for name in "abcdef"
+    ]
+    tuned = tuning.tune(parts, [f"stream {i}" for i in range(20)])
+    run_id = example.add_run(full, api.data_set(full, "workshop"), "wistlab-2+tuned", 1.0, tuned=tuned)
+    app = open_app(full, "results", run=run_id)
+    assert "Ω lomo" in app.dataframe[0].value
+    assert tuned.omega_tuned > 0.53
+    assert f"On machines it was not tuned on: {100 * tuned.omega_lomo:.1f}" in texts(app)
+    assert "is not real" in texts(app) or "is not shown" in texts(app)
 
 
 def test_figures_are_those_of_the_core(open_app, full):

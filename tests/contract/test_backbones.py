@@ -65,18 +65,24 @@ def test_facts_are_declared(name):
 
 
 def test_outputs_are_what_is_declared(name):
-    """One row, or one grid of patches, per clip and output, of a width that no clip length changes."""
+    """One row, one summary per band or one grid of patches, per clip and output, of a width that no clip length
+    changes."""
     widths = set()
     for seconds in DURATIONS:
         net = build(name, seconds).frozen()
         x = clips(net, seconds)
         out = {output: net.embed(x, output) for output in net.outputs}
         for output, rows in out.items():
-            assert rows.ndim == (4 if output.startswith("patches") else 2), output
+            kind = net.kind_of(output)
+            assert rows.ndim == (2 if kind == "vector" else 4), output
             assert len(rows) == len(x), output
             assert torch.isfinite(rows).all(), output
-            if rows.ndim == 4:
-                assert rows.shape[1:3] == ((1 + (x.shape[1] - 400) // 160 + (net.name == "eat") * 15) // 16, 8)
+            if kind == "patches":
+                assert rows.shape[1] == (1 + (x.shape[1] - 400) // 160 + (net.name == "eat") * 15) // 16
+            elif kind == "bands":
+                assert rows.shape[1] == (3 if net.pooling.name == "asp" else 2)
+            if kind != "vector":
+                assert rows.shape[2] == len(net.layout.edges) - 1
         widths.add(tuple(rows.shape[-1] for rows in out.values()))
         if "clip" in out:
             assert out["clip"].shape[1] == net.embed_dim

@@ -1,0 +1,172 @@
+"""Embeddings on disk: nothing is lost, nothing unsafe is read, and patches stay there until they are used."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+
+from asd_core.artifacts import read_embeddings, write_embeddings
+from asd_core.pipeline.embedding import Rows, embed
+from asd_core.scorers.localized import Localized
+from asd_core.types import SAMPLE_RATE, AsdError, Clip, EmbeddingSet, Grid
+
+SHAPES = {"vector": (6,), "bands": (3, 4, 6), "patches": (9, 4, 6)}
+GRID = Grid(0.16, (20.0, 300.1, 1000.0, 3000.0, 8000.0))
+
+
+def embeddings(kind, n=5, **more) -> EmbeddingSet:
+    dtype = np.float16 if kind == "patches" else np.float32
+    x = np.random.default_rng(0).normal(size=(n, *SHAPES[kind])).astype(dtype)
+    ids = np.array([f"fan/train/ü {i}.wav" for i in range(n)])
+    domains = np.array(["source"] * (n - 1) + ["target"])
+    return EmbeddingSet(x, ids, np.full(n, "00"), domains, **more)
+
+
+def assert_same(one: EmbeddingSet, other: EmbeddingSet) -> None:
+    for field in dataclasses.fields(EmbeddingSet):
+        a, b = getattr(one, field.name), getattr(other, field.name)
+        if isinstance(a, np.ndarray):
+            assert a.dtype == b.dtype, field.name
+            np.testing.assert_array_equal(a, b, field.name)
+        else:
+            assert a == b, field.name
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"attributes": np.array(["", "vel_4", "vel_4", "loc_A", ""]), "grid": GRID},
+        {"steps": np.array([9, 3, 9, 1, 7])},
+    ],
+    ids=["plain", "attributes and grid", "steps"],
+)
+def test_round_trip(tmp_path, kind, more):
+    given = embeddings(kind, **more)
+    write_embeddings(tmp_path / "e.npz", given)
+    found = read_embeddings(tmp_path / "e.npz")
+    assert_same(given, found)
+    assert isinstance(found.x, np.memmap) == (kind != "vector")
+    assert_same(given[np.array([3, 0])], found[np.array([3, 0])])
+
+
+def test_writing_again_replaces(tmp_path):
+    """Also while somebody still looks at what was there."""
+    first, second = embeddings("patches"), embeddings("patches", n=2)
+    write_embeddings(tmp_path / "e.npz", first)
+    open_still = read_embeddings(tmp_path / "e.npz")
+    write_embeddings(tmp_path / "e.npz", second)
+    assert_same(read_embeddings(tmp_path / "e.npz"), second)
+    np.testing.assert_array_equal(open_still.x, first.x)
+
+
+def test_a_scorer_sees_no_difference(tmp_path):
+    given = embeddings("patches", n=12)
+    write_embeddings(tmp_path / "e.npz", given)
+    found = read_embeddings(tmp_path / "e.npz")
+    np.testing.assert_array_equal(Localized().fit(found).score(found), Localized().fit(given).score(given))
+
+
+@pytest.mark.parametrize("kept", [20, 200])
+def test_truncated_patches_are_refused(tmp_path, kept):
+    write_embeddings(tmp_path / "e.npz", embeddings("patches"))
+    file = tmp_path / "e.npy"
+    file.write_bytes(file.read_bytes()[:kept])  # in the header, in the data
+    with pytest.raises(AsdError, match=r"e\.npy cannot be read safely .* Delete its folder"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+def test_pickled_patches_are_refused(tmp_path):
+    write_embeddings(tmp_path / "e.npz", embeddings("patches"))
+    np.save(tmp_path / "e.npy", np.array([print, {}], dtype=object), allow_pickle=True)
+    with pytest.raises(AsdError, match="cannot be read safely"):
+        read_embeddings(tmp_path / "e.npz")
+    np.savez(tmp_path / "e.npz", x=np.array([print], dtype=object))
+    with pytest.raises(AsdError, match="cannot be read safely"):
+        read_embeddings(tmp_path / "e.npz")
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from asd_core.artifacts import read_embeddings
+
+def resident():  # kB
+    return int(Path("/proc/self/status").read_text().partition("VmRSS:")[2].split()[0])
+
+before = resident()
+clips = read_embeddings(Path(sys.argv[1]))
+assert clips.x.nbytes > 1e9
+float(clips.x[500, :, 3].sum())
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
+def test_reading_a_gigabyte_of_patches_does_not_load_it(tmp_path):
+    n = 1400
+    patches = np.lib.format.open_memmap(tmp_path / "e.npy", "w+", np.float16, (n, 62, 8, 768))  # a sparse file
+    del patches
+    small = embeddings("vector", n)
+    words = {name: getattr(small, name) for name in ("clip_ids", "sections", "domains")}
+    np.savez(tmp_path / "e.npz", **words)
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path / "e.npz")], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) < 20_000  # kB
+
+
+# ---------------------------------------------------------------- how they come together
+
+
+def test_clips_of_different_length_in_one_machine(tmp_path):
+    seconds, clips = [1.0, 2.5, 0.7], []
+    rng = np.random.default_rng(0)
+    for i, length in enumerate(seconds):
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, 0.1 * rng.normal(size=(round(length * SAMPLE_RATE), 2)), SAMPLE_RATE)
+        clips.append(Clip(f"fan/train/{i}.wav", path, "fan", "train", "00", "source"))
+    view = {"name": "logmel_patches"}
+    found = embed(clips, view, None)["view"]
+    alone = [embed([clip], view, None)["view"] for clip in clips]
+    assert all(one.steps is None for one in alone)
+    lengths = [one.x.shape[1] for one in alone]
+    assert lengths[2] < lengths[0] < lengths[1]
+    assert list(found.steps) == lengths
+    assert found.x.shape[1] == lengths[1]
+    assert found.x.dtype == np.float16
+    for row, one, length in zip(found.x, alone, lengths, strict=True):
+        np.testing.assert_array_equal(row[:length], one.x[0])
+        assert not row[length:].any()
+    write_embeddings(tmp_path / "e.npz", found)
+    assert_same(read_embeddings(tmp_path / "e.npz"), found)
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("vector", np.float32), ("bands", np.float32), ("patches", np.float16)])
+def test_rows_are_what_was_appended(kind, dtype):
+    given = np.random.default_rng(0).normal(size=(7, *SHAPES[kind])).astype(np.float32)
+    rows = Rows(7)
+    for row in given:
+        rows.append(row, kind)
+    assert rows.x.dtype == dtype
+    np.testing.assert_array_equal(rows.x, given.astype(dtype))
+    assert rows.valid_steps() is None
+
+
+def test_patches_are_in_memory_once():
+    import tracemalloc
+
+    row = np.ones((62, 8, 96), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        rows = Rows(200)
+        for _ in range(200):
+            rows.append(row, "patches")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.05 * rows.x.nbytes

@@ -189,7 +189,11 @@ def _show_runs(
     if as_json:
         terminal.print_json(json.loads(board.to_json(orient="records")))
     else:
-        terminal.print_leaderboard(board, {r.record["data"]["name"]: r.record["labelled"] for r in runs})
+        labelled: dict[str, list[str]] = {}  # runs of one data set may cover different machines
+        for one in runs:
+            known = labelled.setdefault(one.record["data"]["name"], [])
+            known += [machine for machine in one.record["labelled"] if machine not in known]
+        terminal.print_leaderboard(board, labelled)
 
 
 @app.command()
@@ -257,6 +261,10 @@ def tune(
         profiles = {run.record["profile"] for run in picked}
         place = api.data_sets(_workspace(workspace))[about["data"]["name"]].argument
         how = f"--data {place} --profile {profiles.pop() if len(profiles) == 1 else 'full'}"
+        if lowest := min(run.record["seed"] for run in picked):
+            how += f" --seeds {lowest}"
+        if told := pipeline.trained_anew(picked):
+            terminal.err.print(escape(told), highlight=False, soft_wrap=True)
         terminal.err.print(f"Wrote it. Next: run {escape(str(output))} {escape(how)}", highlight=False, soft_wrap=True)
 
 

@@ -99,7 +99,8 @@ def leaderboard(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
         one column per machine; over all seeds ``seeds``, ``omega_mean``, ``omega_std`` and for every machine
         ``<machine> mean``, ``<machine> std``, None for one seed; ``false_alarm_rate`` on
         training normals (fraction), None where ``transductive``: verdicts then depend on the other test clips, and
-        those on training clips mean nothing. ``published`` and ``metric_set`` come from the report, and
+        those on training clips mean nothing. ``tuned_on`` is the sentence that stands with weights of a fusion that
+        were tuned on known labels, "" for others. ``published`` and ``metric_set`` come from the report, and
         ``difference`` is this run minus the report in points of the same metric set, None unless the run is of
         profile full and covers exactly the seven development machines of DCASE 2026.
     """
@@ -147,6 +148,7 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
         "difference": None,
         "created": record["created"],
         "why": "" if metrics else "no machine of this run is labelled",
+        "tuned_on": _tuned_on(record),
     }
     if metrics:
         official, restricted = metrics["official"], metrics["domain_restricted"]
@@ -163,6 +165,12 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
         row |= {machine: _percent(machine_hmean(sections)) for machine, sections in metrics["machines"].items()}
         row |= _over_seeds(metrics["machines"], [one.metrics["machines"] for one in per_seed.values() if one.metrics])
     return row
+
+
+def _tuned_on(record: Mapping[str, Any]) -> str:
+    """What is to be said of a fusion's weights that come from known labels, or ""."""
+    fusion = (record.get("config") or {}).get("fusion") or {}
+    return str(record.get("tuning", {}).get("said") or fusion.get("tuned_on") or "")
 
 
 def _over_seeds(machines: Iterable[str], seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
@@ -327,7 +335,11 @@ def compare_runs(first: Sequence[Run], second: Sequence[Run], *, bootstrap: int 
     found["data"] = {"name": data["name"], "kind": data["kind"]}
     found["clips"] = len(next(iter(tables[0].values())))
     trained = any((runs[0].record.get("config") or {}).get("encoders") for runs in sides.values())
-    found["said"] = list(_said(found, *_two_names(found["systems"]), trained))
+    names = _two_names(found["systems"])
+    found["said"] = list(_said(found, *names, trained))
+    for name, runs in zip(names, sides.values(), strict=True):
+        if told := _tuned_on(runs[0].record):
+            found["said"].append(f"The fusion of {name} has weights from known labels, so these figures may flatter it. {told}")
     return found
 
 
@@ -418,7 +430,7 @@ def _points(fraction: float) -> str:
 def machine_results(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
     """The rows of `leaderboard` machine by machine, beside what the reports print of these machines.
 
-    Columns: system, transductive, data, kind, profile, machine, metric_set, ``ours`` (harmonic mean in the metric set
+    Columns: system, transductive, tuned_on, data, kind, profile, machine, metric_set, ``ours`` (harmonic mean in the metric set
     of the report, percent) of the newest run with ``low``, ``high`` of its 95 % interval, ``published``, ``difference``
     in points, and ``why`` there is no difference ("" where there is one).
     """
@@ -436,7 +448,7 @@ def machine_results(runs: Iterable[Run], reports: pd.DataFrame) -> pd.DataFrame:
             why = _incomparable(run, machine, ours, theirs, bool(printed))
             rows.append(
                 {
-                    **{key: row[key] for key in ("system", "transductive", "data", "kind", "profile")},
+                    **{key: row[key] for key in ("system", "transductive", "tuned_on", "data", "kind", "profile")},
                     "machine": machine,
                     "metric_set": metric_set,
                     "ours": ours,
@@ -503,7 +515,7 @@ def system_table(systems: Mapping[str, System], profile: Profile | None = None) 
         here |= {one: _is_here(one) for one in wanted if one not in here}
         lacking = [one for one in wanted if not here[one]]
         missing = [f"needs weights {', '.join(lacking)}"] if lacking else []
-        stereo = _hears_both(resolved.model_dump(mode="json", exclude={"variants"}))
+        stereo = needs_two_microphones(resolved)
         rows.append(
             {
                 "system": name,
@@ -542,13 +554,18 @@ def _is_here(checkpoint: str) -> bool:
     return True
 
 
-def _hears_both(spec: Any) -> bool:
-    """Whether a resolved system's configuration cannot do without the far microphone. (Wiener filters and far-field
-    mixing can: one-channel recordings pass them unchanged.)"""
+def needs_two_microphones(system: System) -> bool:
+    """Whether a resolved system cannot do without the far microphone, in training or in scoring."""
+    return hears_both(system.model_dump(mode="json", exclude={"variants"}))
+
+
+def hears_both(spec: Any) -> bool:
+    """The same of a part of a resolved system's configuration. (Wiener filters and far-field mixing can do without:
+    one-channel recordings pass them unchanged.)"""
     if isinstance(spec, dict):
         asks = "far" in (spec.get("channel"), *(spec.get("channels") or ())) or spec.get("name") == "stereo"
-        return asks or any(map(_hears_both, spec.values()))
-    return isinstance(spec, list) and any(map(_hears_both, spec))
+        return asks or any(map(hears_both, spec.values()))
+    return isinstance(spec, list) and any(map(hears_both, spec))
 
 
 # ---------------------------------------------------------------------------------------------------- clip tables

@@ -106,6 +106,8 @@ def print_tuning(found: Tuning, data: Mapping[str, Any]) -> None:
     """Streams with their weights, then the figures that tell what the weights are worth, then the verdict."""
     import pandas as pd
 
+    from asd_core.fusion.normalise import NORMALISATIONS
+
     title = f"{data['name']} ({data['kind']}), {len(found.machines)} labelled machines"
     streams = pd.DataFrame(
         {
@@ -136,7 +138,8 @@ def print_tuning(found: Tuning, data: Mapping[str, Any]) -> None:
         figures,
         "Ω, percent",
         f"left-out machines: each machine with what was chosen on the others. Search: {found.search}, "
-        f"{found.candidates} candidates; scores: {found.normalise}.",
+        f"{found.candidates} candidates; scores: {found.normalise}."
+        + (f"\n{TRANSDUCTIVE}" if NORMALISATIONS[found.normalise].transductive else ""),
     )
     for sentence in (found.said, *found.left_out):
         out.print(escape(sentence), highlight=False, soft_wrap=True)
@@ -147,6 +150,10 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
     for (name, kind), rows in board.groupby(["data", "kind"], sort=False):
         rows = rows.assign(system=marked(rows["system"], rows["transductive"]))
         shown = rows[["system", "profile", "seeds"]].copy()
+        labelled = [machine for machine in machines.get(str(name), []) if machine in rows]
+        measured = rows[labelled].notna().sum(axis=1)
+        if measured.nunique() > 1:  # an Ω of fewer machines is another figure
+            shown["machines"] = measured
         shown["Ω"] = [_plus_minus(*pair) for pair in zip(rows["omega"], rows["half_width"], strict=True)]
         tuned = rows["omega_lomo"].notna().any()
         if tuned:
@@ -173,7 +180,7 @@ def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]
         )
         for why in sorted({why for why in rows["why"] if why}):
             out.print(f"– Ω undefined: {escape(why)}", highlight=False)
-        labelled = [machine for machine in machines.get(str(name), []) if machine in rows]
+        _print_tuned(rows)
         if labelled:
             print_table(rows[["system", "profile", *labelled]], f"{name} ({kind}), percent per machine")
 
@@ -194,6 +201,13 @@ def print_machine_results(table: pd.DataFrame) -> None:
         reasons = "\n".join(f"– {why}." for why in dict.fromkeys(rows["why"]) if why)
         caption = "Harmonic means in the metric set of the report. A difference only on the same data:"
         print_table(shown, f"{name} ({kind}), percent by machine", f"{caption}\n{reasons}" if reasons else "")
+        _print_tuned(rows)
+
+
+def _print_tuned(rows: pd.DataFrame) -> None:
+    """Which of these systems have weights that were tuned on known labels, and what these are worth."""
+    for (system, said), _ in rows[rows["tuned_on"] != ""].groupby(["system", "tuned_on"], sort=False):
+        out.print(escape(f"– {system}, weights from known labels: {said}"), highlight=False, soft_wrap=True)
 
 
 def print_comparison(found: Mapping[str, Any]) -> None:
@@ -272,11 +286,11 @@ def print_explanation(found: Explanation, silent: Mapping[str, str]) -> None:
         caption += " ←: the smallest normalised score, which is the score."
     if any(stream.contribution is not None for stream in found.streams):
         caption += (
-            f" contribution: weight × (normalised − its mean over training normals).\nContributions add up to "
-            f"{found.score - found.usual:.4g}, the score less the mean score of training normals; share: of that sum, "
+            f"\ncontribution: weight × (normalised − its mean over training normals).\nThey add up to "
+            f"{_short(found.score - found.usual)}, the score less the mean score of training normals.\nshare: of that sum, "
             f"for clips above the mean."
         )
-    print_table(streams, f"{found.system}, {found.run_id}", caption)
+    print_table(streams, found.run_id, caption)
     for branch in found.branches:
         if branch.name in silent:
             out.print(escape(f"{branch.name}: {silent[branch.name]}"), highlight=False, soft_wrap=True)

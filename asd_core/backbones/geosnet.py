@@ -146,7 +146,11 @@ class GeoSNet(Backbone):
 
     def _embed(self, x: Tensor, outputs: Sequence[str], lengths: Tensor | None) -> dict[str, Tensor]:
         if lengths is not None and bool((lengths != x.shape[2]).any()):
-            raise RuntimeError("geosnet takes clips of one length: padding would enter its convolutions")
+            seconds = ", ".join(f"{length / SAMPLE_RATE:g}" for length in sorted(set(lengths.tolist())))
+            raise AsdError(
+                f"geosnet takes clips of one length, as padding would enter its convolutions; a batch holds clips of "
+                f"{seconds} s. Give train_seconds, the length of the excerpts to train on."
+            )
         return {"clip": self(x)}
 
     def forward(self, wave: Tensor) -> Tensor:

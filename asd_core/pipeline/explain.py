@@ -5,6 +5,7 @@ Everything is read from the tables that a run has left; no recording and no netw
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,10 @@ from asd_core.fusion.weighted import Weighted
 from asd_core.pipeline.tasks import evidence_file
 from asd_core.pipeline.tuned import as_run
 from asd_core.pipeline.verdict import stream_scores
-from asd_core.registry import did_you_mean
 from asd_core.types import TEST, TRAIN, AsdError, Evidence
 
 PLACES = 5  # of a branch that are listed
+NEAR = 3  # clips that are named where there is none of a name
 
 
 @dataclass(frozen=True)
@@ -124,9 +125,9 @@ def find_clip(run: Run, name: str) -> str:
     if name in training or any(clip_id.rpartition("/")[2] == name for clip_id in training):
         raise AsdError(f"{name} is a training clip. What a run keeps evidence of are its test clips.")
     known = test if "/" in name else sorted({clip_id.rpartition("/")[2] for clip_id in test})
-    raise AsdError(
-        f'{run_id} has no test clip "{name}".{did_you_mean(name, known)} Give an id such as {test[0]}, or a file name.'
-    )
+    near = [clip_id for clip_id in known if name in clip_id][:NEAR] or difflib.get_close_matches(name, known, NEAR)
+    hint = f"Near it: {', '.join(near)}." if near else f"Give an id such as {test[0]}, or a file name."
+    raise AsdError(f'{run_id} has no test clip "{name}". {hint}')
 
 
 def explain(workspace: Workspace, run: Run, clip_id: str) -> Explanation:

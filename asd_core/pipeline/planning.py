@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
+from asd_core.analysis import hears_both, needs_two_microphones
 from asd_core.config import Branch, Encoder, Profile, System, resolve
+from asd_core.data import audio
 from asd_core.data.manifest import DataSet
 from asd_core.decision import DECISIONS
 from asd_core.files import digest
@@ -25,7 +28,7 @@ from asd_core.pipeline.tasks import (
 from asd_core.pipeline.tuned import wants_tuning, with_weights
 from asd_core.scorers import SCORERS
 from asd_core.tuning import TUNING_VERSION, check_search
-from asd_core.types import SAMPLE_RATE, TEST, TRAIN, AsdError
+from asd_core.types import FAR, SAMPLE_RATE, TEST, TRAIN, AsdError, Clip
 from asd_core.views import VIEWS, View
 
 log = logging.getLogger(__name__)
@@ -126,7 +129,8 @@ def plan(
     """Tasks for all systems on the given machines (default: all), inputs before what needs them, each once.
 
     Raises:
-        AsdError: an unknown machine, a machine without training or test clips, or a system with a mistake.
+        AsdError: an unknown machine, a machine without training or test clips, a system with a mistake, or one that
+            needs two microphones where a recording has one.
     """
     chosen = _machines(context.data, machines)
     tasks: dict[tuple[str, str], Task] = {}
@@ -136,11 +140,28 @@ def plan(
             add(needed)
         tasks.setdefault((task.kind, task.key), task)
 
+    @cache
+    def one_channel(machine: str, split: str) -> Clip | None:
+        """The first clip without a far microphone."""
+        return next((clip for clip in context.data.of(machine, split) if audio.info(clip.path).channels <= FAR), None)
+
+    def require_microphones(system: System) -> None:
+        if not needs_two_microphones(system):
+            return
+        scored = any(hears_both(view_of(branch, system)) for branch in system.branches)  # else they serve training only
+        for machine in chosen:
+            if clip := one_channel(machine, TRAIN) or (one_channel(machine, TEST) if scored else None):
+                raise AsdError(
+                    f"{clip.path} has one channel, but {system.name} needs the near and the far microphone. Record both, "
+                    f"leave {machine} out with --machines, or use a system that needs one; `systems` tells which do."
+                )
+
     for system in systems:
         resolved = resolve(system, profile)
         check(resolved)
         runs = [_run_task(resolved, profile.name, context, chosen, seed) for seed in seeds]
         if not all(run.done(context.workspace) for run in runs):
+            require_microphones(resolved)
             try_out(resolved)
         for run in runs:
             add(run)

@@ -112,8 +112,9 @@ def tune_runs(runs: Sequence[Run], name: str, normalise: str = "ztrain", search:
 def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[System, pd.DataFrame]:
     """Finished runs as one system, whose streams are all of theirs.
 
-    Encoders that are equal are shared. A name that several runs use gets its system in front. The seed of a run
-    becomes the seed of its branches, so the system is to be run with seed 0, and finds every training done.
+    Encoders that are equal are shared. A name that several runs use gets its system in front. What the seed of a run
+    is above the lowest becomes the seed of its branches, so the system is to be run with the lowest, and finds every
+    training done, but for those of `trained_anew`.
 
     Args:
         name: of the new system
@@ -128,6 +129,7 @@ def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[
     _require_same_clips(runs)
     systems = [validate(System, run.record["config"], run.record["run_id"]) for run in runs]
     labels = _labels(runs)
+    lowest = min(int(run.record["seed"]) for run in runs)
     shared = Counter(word for system in systems for word in _words(system))
     encoders: dict[str, Any] = {}
     branches: list[dict[str, Any]] = []
@@ -137,7 +139,8 @@ def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[
         placed = {key: _place(encoders, key, value.model_dump(), label) for key, value in system.encoders.items()}
         scores = run.scores.set_index("clip_id").loc[table["clip_id"]]
         for branch in system.branches:
-            changes: dict[str, Any] = {"name": own[branch.name], "seed": branch.seed + int(run.record["seed"])}
+            seed = branch.seed + int(run.record["seed"]) - lowest
+            changes: dict[str, Any] = {"name": own[branch.name], "seed": seed}
             if branch.encoder is not None:
                 changes["encoder"] = placed[branch.encoder]
             if branch.stream is not None:
@@ -160,6 +163,23 @@ def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[
     return validate(System, values, name), table
 
 
+def trained_anew(runs: Sequence[Run]) -> str:
+    """A sentence on the runs whose networks the combined system does not find done, or "": the seed of a system is
+    that of the training that its networks start from, and it has one."""
+    lowest = min(int(run.record["seed"]) for run in runs)
+    others = [
+        str(run.record["run_id"])
+        for run in runs
+        if run.record["seed"] > lowest and any(one.get("start") for one in run.record["config"]["encoders"].values())
+    ]
+    if not others:
+        return ""
+    return (
+        f"The networks of {', '.join(others)} start from trainings of another seed than {lowest}. In the fusion they are "
+        f"trained anew, from the start of seed {lowest}, while the weights were tuned on what they were."
+    )
+
+
 def system_file(system: System, found: Tuning, runs: Sequence[Run]) -> str:
     """A YAML file of a combined system with its tuned weights; streams without weight are left out."""
     data = runs[0].record["data"]
@@ -174,6 +194,7 @@ def system_file(system: System, found: Tuning, runs: Sequence[Run]) -> str:
         update={"branches": kept, "encoders": {key: value for key, value in system.encoders.items() if key in used}}
     )
     told = [on, f"Runs: {', '.join(run.record['run_id'] for run in runs)}."]
+    told += [trained_anew(runs)] if trained_anew(runs) else []
     comment = [line for text in told for line in textwrap.wrap(text, 118, break_long_words=False)]
     values = smaller.model_dump(mode="json", exclude_defaults=True)
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

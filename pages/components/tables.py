@@ -161,4 +161,6 @@ def sets_note(board: pd.DataFrame) -> str:
         note += " Rows over fewer machines stand below the others; their Ω is of another set of machines."
     if board["published"].notna().any() and board["difference"].isna().all():
         note += " Published figures are of the DCASE 2026 development data; these runs are of other recordings."
+    if tuned := list(dict.fromkeys(board["title"][board["tuned_on"] != ""])):
+        note += f" Weights tuned on known labels, which flatters Ω: {', '.join(tuned)}."
     return note

@@ -360,7 +360,7 @@ def everything() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     rows.append(["peak memory of this process", f"{peak:.1f} GB", ""])
     show(rows)
-    out.print("Best of several runs after one to warm up.")
+    out.print("Best of several runs after one to warm up; localized scoring: a single run.")
 
 
 if __name__ == "__main__":

@@ -191,8 +191,8 @@ def _show_runs(
     else:
         labelled: dict[str, list[str]] = {}  # runs of one data set may cover different machines
         for one in runs:
-            known = labelled.setdefault(one.record["data"]["name"], [])
-            known += [machine for machine in one.record["labelled"] if machine not in known]
+            name = one.record["data"]["name"]
+            labelled[name] = sorted({*labelled.get(name, []), *one.record["labelled"]})
         terminal.print_leaderboard(board, labelled)
 
 
@@ -237,6 +237,7 @@ def tune(
     Example: tune neu-1 logmel-maha --data demo --profile quick --output both.yaml
     """
     from asd_core import analysis, files, pipeline
+    from asd_core.pipeline.tuned import trained_anew
 
     if output is not None and output.exists():
         raise AsdError(f"{output} exists. Give a new name, or delete it first.")
@@ -263,7 +264,7 @@ def tune(
         how = f"--data {place} --profile {profiles.pop() if len(profiles) == 1 else 'full'}"
         if lowest := min(run.record["seed"] for run in picked):
             how += f" --seeds {lowest}"
-        if told := pipeline.trained_anew(picked):
+        if told := trained_anew(picked):
             terminal.err.print(escape(told), highlight=False, soft_wrap=True)
         terminal.err.print(f"Wrote it. Next: run {escape(str(output))} {escape(how)}", highlight=False, soft_wrap=True)
 

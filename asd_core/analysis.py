@@ -169,8 +169,10 @@ def _leader(runs: Sequence[Run], reports: pd.DataFrame) -> dict[str, Any]:
 
 def _tuned_on(record: Mapping[str, Any]) -> str:
     """What is to be said of a fusion's weights that come from known labels, or ""."""
-    fusion = (record.get("config") or {}).get("fusion") or {}
-    return str(record.get("tuning", {}).get("said") or fusion.get("tuned_on") or "")
+    fusion, tuning = (record.get("config") or {}).get("fusion") or {}, record.get("tuning")
+    if tuning and tuning.get("search") != "equal":  # equal weights take no labels
+        return str(tuning["said"])
+    return str(fusion.get("tuned_on") or "")
 
 
 def _over_seeds(machines: Iterable[str], seeds: Sequence[dict[str, Any]]) -> dict[str, float | None]:
@@ -339,7 +341,9 @@ def compare_runs(first: Sequence[Run], second: Sequence[Run], *, bootstrap: int 
     found["said"] = list(_said(found, *names, trained))
     for name, runs in zip(names, sides.values(), strict=True):
         if told := _tuned_on(runs[0].record):
-            found["said"].append(f"The fusion of {name} has weights from known labels, so these figures may flatter it. {told}")
+            found["said"].append(
+                f"The fusion of {name} has weights from known labels, so these figures may flatter it. {told}"
+            )
     return found
 
 

@@ -27,6 +27,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,7 @@ RECORDED_PACKAGES = (
 )
 
 EVIDENCE = tuple(part.name for part in fields(Evidence))
+UNREADABLE = (ValueError, EOFError, BadZipFile)  # what numpy raises for pickles and for damaged files
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
-    except ValueError as error:
+    except UNREADABLE as error:
         raise AsdError(f"{path} cannot be read safely ({error}). Delete it and repeat the command.") from error
 
 
@@ -192,7 +194,7 @@ def read_embeddings(path: Path) -> EmbeddingSet:
     if "x" not in stored:
         try:
             stored["x"] = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
+        except UNREADABLE as error:
             raise AsdError(f"{path.with_suffix('.npy')} cannot be read safely ({error}). Delete its folder.") from error
     if "edges" in stored:
         stored["grid"] = Grid(float(stored.pop("step")), tuple(stored.pop("edges").tolist()))

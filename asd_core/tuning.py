@@ -86,7 +86,7 @@ class Tuning:
     """Tuned weights with every figure needed to judge them. What could not be measured is None; `said` tells why."""
 
     streams: tuple[Stream, ...]
-    normalise: str
+    normalise: Normalise
     search: str  # which search the weights come from; "equal" where none found better than equal weights
     candidates: int  # weight vectors that were tried on all machines together
     machines: tuple[str, ...]  # tuned on

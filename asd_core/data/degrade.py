@@ -22,6 +22,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -29,6 +30,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import soundfile
+from filelock import FileLock, Timeout
 
 from asd_core import remote
 from asd_core.config import NAME_RULE, SAFE_NAME
@@ -82,7 +84,7 @@ def degrade(
         AsdError: the folder holds something, there is no such noise, level or machine, a clip cannot be read, there is
             nothing to borrow, or no room. Nothing is left of what was written.
     """
-    snr, output = snr + 0.0, output.absolute()  # + 0.0: there is no −0 dB
+    snr, output = snr + 0.0, output.resolve()  # + 0.0: there is no −0 dB
     name = f"{data.name}+{noise}{snr:g}dB"
     _check(data, output, snr, noise, seed, name)
     chosen = data.machines if machines is None else sorted(set(machines))
@@ -112,30 +114,46 @@ def degrade(
                 progress(len(found) / len(clips), f"{part[-1].machine}: {doing}")
         return max(peak for peak, _ in found), [c.clip_id for c, (_, flag) in zip(clips, found, strict=True) if flag]
 
-    shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
-    try:
-        peak, silent = write_all(1.0, "adding noise")
-        gain = min(1.0, FULL_SCALE / peak) if peak > 0 else 1.0
-        if gain < 1:  # the same for all, so that clips keep their levels among one another
-            write_all(gain, "again, lower, so that nothing is clipped")
-        gain_db = 20 * float(np.log10(gain))
-        for path in _texts(data.root, {clip.path.parent.parent for clip in clips}):
-            write_bytes(partial / path.relative_to(base), path.read_bytes())
-        about = read_json(data.root / ABOUT) if (data.root / ABOUT).is_file() else {}
-        facts = {
-            "source": {**about, "name": data.name, "kind": data.kind},
-            "noise": noise,
-            "snr_db": snr,
-            "seed": seed,
-            "gain_db": gain_db,
-            "machines": chosen,
-            "silent": silent,
-        }
-        write_json(partial / ABOUT, {"name": name, "kind": _kind(data.kind), "degraded": facts})
-        partial.replace(output)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _alone(output):
+        shutil.rmtree(partial, ignore_errors=True)  # of a call that was killed
+        try:
+            peak, silent = write_all(1.0, "adding noise")
+            gain = min(1.0, FULL_SCALE / peak) if peak > 0 else 1.0
+            if gain < 1:  # the same for all, so that clips keep their levels among one another
+                write_all(gain, "again, lower, so that nothing is clipped")
+            gain_db = 20 * float(np.log10(gain))
+            for path in _texts(data.root, {clip.path.parent.parent for clip in clips}):
+                write_bytes(partial / path.relative_to(base), path.read_bytes())
+            about = read_json(data.root / ABOUT) if (data.root / ABOUT).is_file() else {}
+            facts = {
+                "source": {**about, "name": data.name, "kind": data.kind},
+                "noise": noise,
+                "snr_db": snr,
+                "seed": seed,
+                "gain_db": gain_db,
+                "machines": chosen,
+                "silent": silent,
+            }
+            write_json(partial / ABOUT, {"name": name, "kind": _kind(data.kind), "degraded": facts})
+            partial.replace(output)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return Degraded(name, output, len(clips), gain_db, tuple(silent))
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """One writer per folder: a second would delete what the first has written so far."""
+    lock = FileLock(output.with_name(f".{output.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise AsdError(f"Another process is writing {output}. Wait for it, or choose another folder.") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def add_noise(wave: np.ndarray, snr: float, noises: Iterator[np.ndarray]) -> tuple[np.ndarray, bool]:
@@ -181,27 +199,24 @@ def _noises(
 def _borrowed(
     clip: Clip, samples: int, rate: int, lenders: Sequence[Clip], rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
-    """Excerpts (T,) of what the far microphone heard in other training clips; one that is shorter is repeated."""
+    """Excerpts (T,) of what the far microphone heard in other training clips, each of another clip: two of one clip
+    would be alike. One that is shorter is repeated."""
     others = [other for other in lenders if other.clip_id != clip.clip_id]
     order = [others[i] for i in rng.permutation(len(others))]
-    while True:
-        lent = 0
-        for lender in order:
-            wave = audio.read(lender.path, rate)
-            if len(wave) <= FAR:
-                raise AsdError(
-                    f"{lender.path} has no far microphone, whose sound could serve as noise. Choose pink or white noise."
-                )
-            begin = int(rng.integers(max(wave.shape[1] - samples, 0) + 1))
-            excerpt = np.resize(wave[FAR, begin:], samples).astype(np.float64)
-            if _level(excerpt) > 0:
-                lent += 1
-                yield excerpt
-        if not lent:
+    for lender in order:
+        wave = audio.read(lender.path, rate)
+        if len(wave) <= FAR:
             raise AsdError(
-                f"{clip.machine} has no other training clip whose far microphone heard anything to serve as noise for "
-                f"{clip.clip_id}. Choose pink or white noise, or leave the machine out with --machines."
+                f"{lender.path} has no far microphone, whose sound could serve as noise. Choose pink or white noise."
             )
+        begin = int(rng.integers(max(wave.shape[1] - samples, 0) + 1))
+        excerpt = np.resize(wave[FAR, begin:], samples).astype(np.float64)
+        if _level(excerpt) > 0:
+            yield excerpt
+    raise AsdError(
+        f"{clip.machine} has no other training clip whose far microphone heard anything to serve as noise for "
+        f"{clip.clip_id}; every channel takes one. Choose pink or white noise, or leave the machine out with --machines."
+    )
 
 
 def _texts(root: Path, machines: set[Path]) -> list[Path]:

@@ -26,8 +26,10 @@ from pydantic import Field, model_validator
 from asd_core import weights
 from asd_core.artifacts import Run, Workspace, load_run
 from asd_core.config import Strict
+from asd_core.data.degrade import PUBLISHED
 from asd_core.data.manifest import LABEL_PRESETS
 from asd_core.files import read_json, write_bytes, write_text
+from asd_core.fusion.weighted import TUNED
 from asd_core.metrics import DEVELOPMENT, TRIPLE, machine_hmean
 from asd_core.types import SAMPLE_RATE, TEST, AsdError
 
@@ -230,7 +232,11 @@ def describe(config: Mapping[str, Any], transductive: bool = False) -> dict[str,
     checkpoints = [str(name) for stage in stages if (name := stage["backbone"].get("checkpoint"))]
     titles = _list(published[name].title if name in published else Path(name).name for name in checkpoints)
     known["external_data_usage"] = f"pre-trained: {titles}" if titles else None
-    known["development_data_usage"] = "normal training clips"
+    fusion = config.get("fusion") or {}
+    tuned = fusion.get("weights") == TUNED or fusion.get("tuned_on")
+    known["development_data_usage"] = "normal training clips" + (
+        "; test labels: weights of the fusion" if tuned else ""
+    )
     return known
 
 
@@ -286,6 +292,14 @@ def _same_system(runs: Sequence[Run]) -> None:
                 f'Runs "{runs[0].record["run_id"]}" and "{other.record["run_id"]}" were made by different '
                 f"configurations; the runs of one submitted system must share theirs."
             )
+        mixed = [run.record.get("tuning", {}).get("weights") for run in (runs[0], other)]
+        if mixed[0] != mixed[1]:
+            told = [", ".join(f"{name} {value:g}" for name, value in one.items()) if one else "none" for one in mixed]
+            raise AsdError(
+                f'Runs "{runs[0].record["run_id"]}" and "{other.record["run_id"]}" have each tuned their own weights '
+                f"({told[0]}; {told[1]}), so they are two systems. Run all machines in one run, or write the weights "
+                f"into a system with `tune RUN --output` and run that on both."
+            )
 
 
 def _test_rows(runs: Sequence[Run], machines: Sequence[str] | None) -> pd.DataFrame:
@@ -328,11 +342,11 @@ def _tables(rows: pd.DataFrame) -> Iterator[tuple[str, bytes]]:
 def _development_results(runs: Sequence[Run]) -> dict[str, dict[str, float | None]]:
     """The official triple of every development machine, percent; null where it was not measured.
 
-    Simulated machines are left out: some bear the name of a real one.
+    Only the recordings of the challenge count: simulated, degraded or local ones may bear the name of a real machine.
     """
     measured: dict[str, dict[str, float | None]] = {}
     for run in runs:
-        if run.record["data"]["kind"] == "simulated" or not run.metrics:
+        if run.record["data"]["kind"] != PUBLISHED or not run.metrics:
             continue
         for machine, sections in run.metrics["machines"].items():
             values = {name: machine_hmean(sections, name) for name in TRIPLE}

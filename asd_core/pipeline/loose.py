@@ -10,7 +10,9 @@ import pandas as pd
 
 from asd_core.analysis import percentile
 from asd_core.artifacts import (
+    Run,
     Workspace,
+    is_done,
     load_run,
     read_arrays,
     read_embeddings,
@@ -29,7 +31,12 @@ def score_files(
     workspace: Workspace, run_id: str, machine: str, paths: Sequence[Path], section: str = "00", device: str = "auto"
 ) -> pd.DataFrame:
     """Score any recordings as clips of `machine` with a trained run: file, score, threshold, decision,
-    percentile (percent of training normals that score at most this) and one column per branch."""
+    percentile (percent of training normals that score at most this) and one column per branch.
+
+    Raises:
+        AsdError: no such run, machine or section; a system whose scores depend on the other test clips; what the run
+            has trained is gone; a recording that cannot be read.
+    """
     run = load_run(workspace, run_id)
     if machine not in run.record["machines"]:
         raise AsdError(f'Run {run_id} has no machine "{machine}". It has: {", ".join(run.record["machines"])}.')
@@ -44,7 +51,7 @@ def score_files(
     batch = None
     passes: dict[Path, dict[str, EmbeddingSet]] = {}  # branches may share one
     for branch in system.branches:
-        embedded, trained = _stored(workspace, run.record["scores"][machine][branch.name])
+        embedded, trained = _stored(workspace, run, machine, branch.name)
         meta = read_json(embedded / "meta.json")
         output = branch.output if trained else VIEW_ITSELF
         train = read_embeddings(embeddings_file(embedded, TRAIN, output))
@@ -69,8 +76,20 @@ def score_files(
     return table.assign(**columns)
 
 
-def _stored(workspace: Workspace, score_key: str) -> tuple[Path, Path | None]:
-    """Folders of the embeddings and, if there is one, of the trained encoder behind a score task."""
-    embedded = workspace.task("embed", read_json(workspace.task("score", score_key) / "meta.json")["inputs"][0])
+def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[Path, Path | None]:
+    """Folders of the embeddings and, if there is one, of the trained encoder behind a branch of a run."""
+    scored = _done(workspace.task("score", run.record["scores"][machine][branch]), run)
+    embedded = _done(workspace.task("embed", read_json(scored / "meta.json")["inputs"][0]), run)
     inputs = read_json(embedded / "meta.json")["inputs"]
-    return embedded, workspace.task("train", inputs[0]) if inputs else None
+    return embedded, _done(workspace.task("train", inputs[0]), run) if inputs else None
+
+
+def _done(folder: Path, run: Run) -> Path:
+    if not is_done(folder):
+        about = run.record
+        raise AsdError(
+            f"What {about['run_id']} has made in {folder} is gone or damaged. Run again "
+            f"({about['system']} --data {about['data']['name']} --profile {about['profile']} --seeds {about['seed']}): "
+            f"only what is missing is computed."
+        )
+    return folder

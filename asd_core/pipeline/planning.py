@@ -17,6 +17,7 @@ from asd_core.decision import DECISIONS
 from asd_core.files import digest
 from asd_core.fusion import FUSIONS
 from asd_core.pipeline.tasks import (
+    EMBEDDING_VERSION,
     READING_VERSION,
     SCORING_VERSION,
     TRAINING_VERSION,
@@ -74,10 +75,11 @@ def check(system: System) -> None:
                 f'{where}: output "{branch.output}" gives a clip\'s {kind}, but scorer "{scorer.name}" takes '
                 f"{scorer.takes}: {', '.join(fitting) or 'this network has none'}."
             )
-        if system.decision.spec.get("fit") == "official_batch":
-            fits = branch.output in backbone.batch_outputs and scorer.name == "reconstruction"
-            if len(system.branches) > 1 or not fits:
-                raise AsdError(f"{where}: decision fit official_batch needs one branch, an autoencoder's own score.")
+    if system.decision.spec.get("fit") == "official_batch":
+        first = system.branches[0]
+        outputs = () if first.encoder is None else backbones[first.encoder].batch_outputs
+        if len(system.branches) > 1 or first.scorer.name != "reconstruction" or first.output not in outputs:
+            raise AsdError(f"{system.name}: decision fit official_batch needs one branch, an autoencoder's own score.")
     FUSIONS.create(system.fusion.spec, f"{system.name}, fusion")
     if wants_tuning(system):
         check_search(system.fusion.spec.get("search", "auto"), len(system.streams))
@@ -94,7 +96,10 @@ def view_of(branch: Branch, system: System) -> dict[str, Any]:
 def _check_view(view: View, wanted: str, where: str) -> None:
     if view.kind != wanted:
         fitting = ", ".join(sorted(name for name, cls in VIEWS.classes.items() if cls.kind == wanted))
-        raise AsdError(f'{where}: view "{view.name}" gives a {view.kind}, but a {wanted} is needed: {fitting}.')
+        raise AsdError(
+            f'{where}: view "{view.name}" gives a {view.kind}, but a {wanted} is needed: '
+            f"{fitting or 'no view gives it, only an encoder'}."
+        )
 
 
 def try_out(system: System) -> None:
@@ -276,7 +281,7 @@ def _embed_task(
     spec = {"view": view, "outputs": outputs, "machine": machine}
     inputs = (trained,) if trained else ()
     prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
-    versions = [READING_VERSION, VIEWS[view["name"]].version]
+    versions = [READING_VERSION, EMBEDDING_VERSION, VIEWS[view["name"]].version]
     key = digest(["embed", spec, versions, [t.key for t in inputs], prints])
     return Task("embed", key, f"embed {machine} ({', '.join(b.name for b in branches)})", spec, inputs, 1.0)
 

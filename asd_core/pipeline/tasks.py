@@ -18,6 +18,7 @@ from asd_core.types import TRAIN
 
 # What is in no plug-in's own version: raise these when results change, so that nothing stale is reused.
 READING_VERSION = 1  # data.audio
+EMBEDDING_VERSION = 2  # attributes, steps and layout beside the numbers
 TRAINING_VERSION = 2  # the loop and the losses
 SCORING_VERSION = 2  # evidence
 VERDICT_VERSION = 1  # fusion, decision, metrics

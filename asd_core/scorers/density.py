@@ -98,8 +98,9 @@ class DensityBank(Bank):
 
 
 def _blocks(x: np.ndarray, bank: np.ndarray, metric: Metric) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows of `x` (N, D) and their distances to `bank` (M, D), (rows, M) float64, to choose neighbours by."""
-    centre = bank.mean(axis=0, dtype=np.float64)  # distances stay, products and their rounding shrink
+    """Rows of `x` (N, D) and their distances to `bank` (M, D), (rows, M), to choose neighbours by."""
+    # distances stay, products and their rounding shrink; single precision, because what is chosen is measured again
+    centre = bank.mean(axis=0, dtype=np.float64).astype(np.float32)
     y = bank - centre
     squares = np.einsum("md,md->m", y, y)
     step = max(1, BLOCK // len(bank))

@@ -66,12 +66,17 @@ class EnvelopeSpectrum(View):
         return (10 * np.log10(strongest + FLOOR)).ravel().astype(np.float32)
 
     def _spectrum(self, sound: np.ndarray, band: np.ndarray) -> np.ndarray:
-        """(lines,) mean power spectrum of the envelope in units of its mean, over windows that overlap by half."""
+        """(lines,) mean power spectrum of the envelope in units of its mean. Windows overlap by half; the last one ends
+        with the clip, so that all of it is heard."""
         loudness = np.abs(signal.sosfilt(band, sound))
         envelope = np.convolve(loudness, np.full(SMOOTH, 1 / SMOOTH), "same")[:: SAMPLE_RATE // RATE]
         envelope = envelope / (envelope.mean() + 1e-12) - 1
         envelope = np.pad(envelope, (0, max(0, WINDOW - len(envelope))))
-        return signal.welch(envelope, RATE, "hann", WINDOW, detrend=False, scaling="spectrum")[1]
+        last = len(envelope) - WINDOW
+        starts = [*range(0, last, WINDOW // 2), last]
+        taper = signal.get_window("hann", WINDOW)
+        windows = np.stack([envelope[start : start + WINDOW] for start in starts]) * (taper / taper.sum())
+        return 2 * np.square(np.abs(np.fft.rfft(windows))).mean(axis=0)
 
 
 class ToneAndRhythm(View):
@@ -80,6 +85,7 @@ class ToneAndRhythm(View):
 
     name = "tone_and_rhythm"
     kind = "vector"
+    version = LogMelPercentiles.version + EnvelopeSpectrum.version
 
     def __init__(self, channel: Channel = "near") -> None:
         self.parts = (LogMelPercentiles(channel), EnvelopeSpectrum(channel))

@@ -22,6 +22,8 @@ class LogMel(View):
     kind = "logmel"
 
     def __init__(self, channel: Channel = "near", n_mels: int = 128, n_fft: int = 1024, hop: int = 512) -> None:
+        if min(n_mels, n_fft, hop) < 1:
+            raise ValueError(f"n_mels, n_fft and hop must be at least 1, got {n_mels}, {n_fft}, {hop}")
         self.channel: Channel = channel
         self.n_fft, self.hop = n_fft, hop
         self.filters = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=n_fft, n_mels=n_mels)
@@ -70,6 +72,8 @@ class LogMelPatches(LogMel):
         frames: int = 4,
         bands: int = 8,
     ) -> None:
+        if min(frames, bands) < 1:
+            raise ValueError(f"frames and bands must be at least 1, got {frames}, {bands}")
         if n_mels % bands:
             raise ValueError(f"n_mels {n_mels} cannot be cut into {bands} equal bands")
         super().__init__(channel, n_mels, n_fft, hop)

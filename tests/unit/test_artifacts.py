@@ -90,6 +90,19 @@ def test_pickled_patches_are_refused(tmp_path):
         read_embeddings(tmp_path / "e.npz")
 
 
+@pytest.mark.parametrize(
+    ("name", "damage"), [("e.npz", "cut"), ("e.npz", "emptied"), ("e.npz", "a byte"), ("e.npy", "emptied")]
+)
+def test_damaged_arrays_are_refused(tmp_path, name, damage):
+    """Of the size they should have, too: that is all `is_done` looks at."""
+    write_embeddings(tmp_path / "e.npz", embeddings("patches"))
+    payload = bytearray((tmp_path / name).read_bytes())
+    payload[payload.index(b"NUMPY") + 20] ^= 0xFF  # in the header of the first array
+    (tmp_path / name).write_bytes({"cut": payload[:100], "emptied": b"", "a byte": payload}[damage])
+    with pytest.raises(AsdError, match=rf"{name} cannot be read safely .* Delete"):
+        read_embeddings(tmp_path / "e.npz")
+
+
 MEASURE = """
 import sys
 from pathlib import Path

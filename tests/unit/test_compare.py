@@ -17,6 +17,7 @@ from asd_core import analysis, config, weights
 from asd_core.artifacts import Run, Workspace, begin, finish, load_run, write_table
 from asd_core.metrics import DEVELOPMENT, evaluate, machine_hmean
 from asd_core.types import AsdError
+from pages.components import tables
 from tests.unit.invented_runs import CONFIG, dataset, write_run
 
 REPORTS = analysis.published()
@@ -75,6 +76,42 @@ def test_chance_is_called_chance(tmp_path: Path) -> None:
     assert said[0].startswith("The difference is within chance: Ω of one is ")
     assert "On no machine by itself does the harmonic mean differ by more than chance." in said
     assert said[-1] == "Each was trained once: what another seed would change is not in these figures."
+
+
+def test_weights_from_known_labels_are_told(tmp_path: Path) -> None:
+    workspace, data, machines = Workspace(tmp_path), dataset(["fan", "valve"]), ["fan", "valve"]
+    by_run = {"search": "grid", "said": "Tuned here.", "weights": {"knn": 1.0}, "omega_lomo": 0.5}
+    numbers = {"name": "weighted", "weights": [0.7, 0.3], "tuned_on": "Tuned there."}
+    one = write_run(workspace, data, "one", 0, system="one", tuning=by_run, labelled=machines)
+    two = write_run(workspace, data, "two", 1, system="two", config=CONFIG | {"fusion": numbers}, labelled=machines)
+    alike = write_run(
+        workspace, data, "three", 2, system="three", tuning=by_run | {"search": "equal"}, labelled=machines
+    )
+    said = analysis.compare_runs([one], [two])["said"]
+    told = "has weights from known labels, so these figures may flatter it."
+    assert said[-2:] == [f"The fusion of one {told} Tuned here.", f"The fusion of two {told} Tuned there."]
+    assert not any("labels" in sentence for sentence in analysis.compare_runs([alike], [alike])["said"])
+    board = analysis.leaderboard([one, two, alike], analysis.published()).set_index("system")
+    assert dict(board["tuned_on"]) == {"one": "Tuned here.", "two": "Tuned there.", "three": ""}
+    note = tables.sets_note(board.assign(measured=2, title=board.index))
+    assert note.endswith("Weights tuned on known labels, which flatters Ω: one, two.")
+    for option in ([], ["--machines"]):
+        printed = command("table", "--workspace", tmp_path, *option).output
+        for name, sentence in (("one", "Tuned here."), ("two", "Tuned there.")):
+            assert printed.count(f"– {name}, weights from known labels: {sentence}") == 1
+
+
+def test_rows_over_other_machines_are_told_apart(tmp_path: Path) -> None:
+    """Also where the run that is read last covers one machine only."""
+    workspace = Workspace(tmp_path)
+    write_run(workspace, dataset(["fan", "valve"]), "a", system="whole", labelled=["fan", "valve"])
+    write_run(workspace, dataset(["fan"]), "b", 1, system="part", labelled=["fan"])
+    printed = command("table", "--workspace", tmp_path).output.replace("┃", "│")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in printed.splitlines() if "│" in line]
+    heads = [row for row in rows if row[0] == "system"]
+    assert heads[0][3] == "machines"
+    assert heads[1][2:] == ["fan", "valve"]
+    assert [row[3] for name in ("whole", "part") for row in rows if row[0] == name][::2] == ["2", "1"]
 
 
 def test_a_run_against_itself(tmp_path: Path) -> None:

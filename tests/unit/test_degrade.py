@@ -289,3 +289,32 @@ def test_a_damaged_clip_is_named(data: DataSet, tmp_path: Path) -> None:
     with pytest.raises(AsdError, match=data.clips[2].file_name):
         degrade(data, tmp_path / "new", 0)
     assert {path.name for path in tmp_path.iterdir()} == {"shop"}
+
+
+def test_no_two_channels_borrow_from_one_clip(data: DataSet, tmp_path: Path) -> None:
+    """Two excerpts of one clip of this length are the same sound, which the far microphone would tell from the near."""
+    for clip in data.of("saw", "train")[2:]:
+        clip.path.unlink()
+    with pytest.raises(AsdError, match=r"saw has no other training clip .* every channel takes one"):
+        degrade(scan(data.root), tmp_path / "new", 0, "far", machines=["saw"])
+
+
+def test_a_second_call_for_the_folder_is_refused_and_spoils_nothing(data: DataSet, tmp_path: Path) -> None:
+    answers = []
+
+    def again(fraction: float, message: str, **values: float) -> None:
+        with pytest.raises(AsdError, match="Another process is writing"):
+            degrade(data, tmp_path / "new", 0)
+        answers.append(fraction)
+
+    made = degrade(data, tmp_path / "new", 0, progress=again)
+    assert answers
+    assert len(open_dataset(str(made.root)).clips) == len(data.clips)
+    assert {path.name for path in tmp_path.iterdir()} == {"shop", "new"}
+
+
+def test_a_link_to_an_empty_folder_is_followed(data: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    degrade(data, tmp_path / "link", 0)
+    assert len(open_dataset(str(tmp_path / "disk")).clips) == len(data.clips)

@@ -74,3 +74,12 @@ def test_tone_and_rhythm_is_both():
 def test_impossible_options(wrong):
     with pytest.raises(AsdError, match="must"):
         VIEWS.create({"name": "envelope_spectrum", **wrong})
+
+
+@pytest.mark.parametrize("seconds", [3.0, 6.0, 10.0, 12.3])
+def test_the_end_of_a_clip_is_heard(seconds):
+    """A rhythm in the last half second, whatever the length of the clip."""
+    quiet = noise(seconds).astype(np.float32)
+    late = quiet.copy()
+    late[:, -8000:] = modulated(60.0, seconds)[:, -8000:]
+    assert np.abs(spectra(late) - spectra(quiet)).max() > 1

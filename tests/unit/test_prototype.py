@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -12,6 +14,7 @@ from asd_core import pipeline
 from asd_core.artifacts import Workspace, load_run
 from asd_core.backbones import BACKBONES
 from asd_core.config import load_profile, load_system
+from asd_core.data import audio
 from asd_core.data.manifest import scan
 from asd_core.engine import local
 from asd_core.scorers import SCORERS
@@ -317,6 +320,28 @@ def test_the_whole_street(tiny_data, tmp_path):
     )
     known = run.scores.set_index("clip_id").loc[[clip.clip_id for clip in clips]]
     np.testing.assert_allclose(alone["score"], known["score"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system", "split", "is_refused"),
+    [
+        ("tsz-proto", "train", True),
+        ("tsz-proto", "test", True),
+        ("satlab-1", "train", True),
+        ("satlab-1", "test", False),  # the far microphone serves its training only
+        ("tsz-fusion", "train", False),
+    ],
+)
+def test_one_microphone_is_refused_before_any_work(tiny_data, tmp_path, system, split, is_refused):
+    shutil.copytree(tiny_data / "fanSim", tmp_path / "data" / "fanSim")
+    path = sorted((tmp_path / "data" / "fanSim" / split).iterdir())[-1]
+    audio.write(path, audio.read(path)[:1])
+    context = pipeline.Context(Workspace(tmp_path / "ws"), scan(tmp_path / "data"), "cpu")
+    if is_refused:
+        with pytest.raises(AsdError, match=f"{path} has one channel, but {system} needs the near and the far"):
+            pipeline.plan([load_system(system)], load_profile("quick"), context)
+    else:
+        assert pipeline.plan([load_system(system)], load_profile("quick"), context)
 
 
 def test_small_beats_is_trained_once_for_all_systems(tiny_data, tmp_path):

@@ -219,6 +219,45 @@ def test_unmeasured_and_simulated_results_are_null(tmp_path: Path) -> None:
     assert meta["system"]["complexity"]["total_parameters"] is None
 
 
+@pytest.mark.parametrize("kind", ["simulated", "local recordings", "DCASE 2026 with noise", "DCASE 2023"])
+def test_only_recordings_of_the_challenge_give_development_results(tmp_path: Path, kind: str) -> None:
+    workspace = Workspace(tmp_path / "w")
+    write_run(workspace, dataset(["fan"], ["Sander"]), "one", data={"name": "shop", "kind": kind})
+    systems = [{"name": "First", "abbreviation": "F", "runs": ["one"]}]
+    meta = yaml.safe_load(entries(build(package(systems=systems), workspace, tmp_path / "p.zip"))[META])
+    assert meta["results"]["development_dataset"]["fan"] == {"auc_source": None, "auc_target": None, "pauc": None}
+
+
+def test_runs_that_tuned_other_weights_are_other_systems(tmp_path: Path) -> None:
+    """The evaluation machines have no labels: a run on them alone weighs all streams alike."""
+    workspace = Workspace(tmp_path / "w")
+    config = CONFIG | {"fusion": {"name": "weighted", "weights": "tuned"}}
+
+    def tuning(knn: float) -> dict:
+        return {"weights": {"knn": knn, "maha": 1 - knn}, "search": "grid", "said": "So it was."}
+
+    write_run(workspace, dataset(["fan"]), "dev", config=config, tuning=tuning(0.8))
+    write_run(workspace, dataset([], ["Sander"]), "eval", config=config, tuning=tuning(0.5))
+    write_run(workspace, dataset([], ["Sander"]), "same", config=config, tuning=tuning(0.8))
+    systems = [{"name": "First", "abbreviation": "F", "runs": ["dev", "eval"]}]
+    with pytest.raises(AsdError, match=r"each tuned their own weights \(knn 0.8, maha 0.2; knn 0.5, maha 0.5\)"):
+        build(package(systems=systems), workspace, tmp_path / "p.zip")
+    systems[0]["runs"] = ["dev", "same"]
+    meta = yaml.safe_load(entries(build(package(systems=systems), workspace, tmp_path / "p.zip"))[META])
+    used = meta["system"]["description"]["development_data_usage"]
+    assert used == "normal training clips; test labels: weights of the fusion"
+
+
+def test_tuned_weights_say_what_data_they_come_from() -> None:
+    fusion = {
+        "name": "weighted",
+        "weights": [0.8, 0.2],
+        "tuned_on": "Weights tuned on the labelled test clips of shop.",
+    }
+    assert describe(CONFIG | {"fusion": fusion})["development_data_usage"].endswith("weights of the fusion")
+    assert describe(CONFIG)["development_data_usage"] == "normal training clips"
+
+
 def test_parameters_are_those_of_one_machine(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "w")
     sizes = {"start": (None, 1000), "shared": (None, 100), "fan": ("fan", 7), "valve": ("valve", 9)}

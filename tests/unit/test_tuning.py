@@ -466,6 +466,12 @@ def test_tune_prints_streams_figures_and_the_verdict(street: Path) -> None:
     assert result.exit_code == 0, result.exception
     for words in ("logmel-maha-statistics", "left-out machines", "equal weights", "grid", "simulated", "Ω"):
         assert words in result.stdout
+    assert "transductive" not in result.stdout
+    ranked = CliRunner().invoke(
+        command_line.app,
+        ["tune", "logmel-knn", "logmel-maha", "--normalise", "rank_test", "--workspace", str(street)],
+    )
+    assert terminal.TRANSDUCTIVE[:20] in ranked.stdout
 
 
 @pytest.mark.parametrize(
@@ -534,6 +540,22 @@ def test_combined_runs_keep_their_names_where_they_can_and_share_equal_encoders(
     _, found = tuned.tune_runs(runs, "all")
     assert found.streams[4].name == "two-x"
     assert found.streams[4].weight > 0.3
+
+
+def test_a_combined_system_is_run_with_the_lowest_seed_and_says_what_is_trained_anew(tmp_path: Path) -> None:
+    """A training that starts from an earlier one starts from that of the run's seed, not of the branch's."""
+    one = member(tmp_path, "r--a1", "one", {"x": 1.0}, seed=3)
+    two = member(tmp_path, "r--a2", "two", {"y": 1.0}, seed=5)
+    assert [branch.seed for branch in tuned.combine([one, two], "all", {"name": "weighted"})[0].branches] == [0, 2]
+    assert tuned.trained_anew([one, two]) == ""
+    encoder = two.record["config"]["encoders"]["net"]
+    encoder["start"] = dict(encoder)
+    assert tuned.trained_anew([two]) == ""
+    assert tuned.trained_anew([one, two]).startswith(
+        "The networks of r--a2 start from trainings of another seed than 3."
+    )
+    system, found = tuned.tune_runs([one, two], "all")
+    assert "# The networks of r--a2 start from" in tuned.system_file(system, found, [one, two])
 
 
 def test_streams_of_several_branches_stay_together(tmp_path: Path) -> None:

@@ -81,3 +81,10 @@ def test_a_tone_lies_in_the_band_that_the_layout_names(band):
     patches = view(tone)
     assert patches.shape[1] == len(view.layout.edges) - 1
     assert patches.max(axis=2).mean(axis=0).argmax() == band
+
+
+@pytest.mark.parametrize("option", ["n_mels", "n_fft", "hop", "frames", "bands"])
+@pytest.mark.parametrize("value", [0, -8])
+def test_sizes_that_cannot_be_are_refused_before_any_clip(option, value):
+    with pytest.raises(AsdError, match=rf"{option}.* must be at least 1, got .*{value}"):
+        VIEWS.create({"name": "logmel_patches", option: value})

@@ -329,7 +329,8 @@ def resolve(system: System, profile: Profile) -> System:
         for part in ("backbone", "objective", "train"):
             encoder[part] = _merged(encoder[part], getattr(overlay, part))
         encoder["start"] = overlay.start or encoder["start"]
-        encoder["notice"] = " ".join(filter(None, [encoder["notice"], overlay.notice]))
+        if overlay.notice not in encoder["notice"]:
+            encoder["notice"] = f"{encoder['notice']} {overlay.notice}".strip()
         for branch in values["branches"]:
             if branch["encoder"] == name:
                 branch["output"] = overlay.outputs.get(branch["output"], branch["output"])

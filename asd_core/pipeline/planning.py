@@ -222,7 +222,7 @@ def _run_task(system: System, profile: str, context: Context, machines: list[str
             scores.append(_score_task(branch, machine, embedded))
     values = {"system": system.model_dump(mode="json"), "profile": profile, "seed": seed, "machines": machines}
     versions = [VERDICT_VERSION, TUNING_VERSION] if wants_tuning(system) else VERDICT_VERSION
-    key = digest(["run", versions, values, context.data.name, [task.key for task in scores]])
+    key = digest(["run", versions, values, context.data.name, context.data.kind, [t.key for t in scores]])
     # the key makes the id unique: a run that differs in anything never replaces another
     run_id = f"{system.name}--{context.data.name}--{profile}--seed{seed}--{key[:6]}"
     spec = values | {"run_id": run_id}

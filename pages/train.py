@@ -51,8 +51,9 @@ def system_table(states: pd.DataFrame) -> str:
     shown = pd.DataFrame(
         {
             "State": [f"{words.SIGNS[state]} {state}" for state in states["state"]],
-            "System": list(map(words.marked, states["title"], states["transductive"])),
+            "Name": names,
             "Ω": 100 * pd.to_numeric(states["omega"]),
+            "System": list(map(words.marked, states["title"], states["transductive"])),
             "Published": tables.published(states),
             "Time": [words.duration(value) for value in states["seconds"]],
             "Family": states["family"],

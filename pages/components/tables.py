@@ -16,7 +16,9 @@ TINT = "38, 160, 148"  # red, green, blue of a good value's background
 def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str, Any]]:
     """The board as shown, and its column configuration."""
     titles = map(words.marked, board["title"], board["transductive"])
-    shown = pd.DataFrame({"Name": board["system"], "System": list(titles), "Profile": board["profile"], "Ω": board["omega"]})
+    shown = pd.DataFrame(
+        {"Name": board["system"], "System": list(titles), "Profile": board["profile"], "Ω": board["omega"]}
+    )
     shown["±"] = board["half_width"]
     if board["omega_lomo"].notna().any():
         shown["Ω lomo"] = board["omega_lomo"]

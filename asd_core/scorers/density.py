@@ -47,7 +47,8 @@ class DensityBank(Bank):
         self.scale_ = np.ones(len(self.x))
         self.floor_ = 0.0
         if len(self.x) > 1:
-            index, distance = self._neighbours(density.k + 1)
+            self.near_, self.distance_ = self._neighbours(max(k, density.k + 1))
+            index, distance = self.near_[:, : density.k + 1], self.distance_[:, : density.k + 1]
             kept = min(density.k, len(self.x) - 1)
             aggregate = np.sum if density.scale == "sum" else np.mean
             scale = aggregate(distance[:, :kept], axis=1)
@@ -65,12 +66,19 @@ class DensityBank(Bank):
     def _among_themselves(self) -> np.ndarray:
         if len(self.x) == 2:
             return np.full(2, np.inf)
-        return self._ratios(self.x, left_out=True)[0].mean(axis=1)
+        if self.mode == "ratio":
+            return self._ratios(self.x, left_out=True)[0].mean(axis=1)
+        index = self.near_[:, : self.k]  # found already
+        itself = self.neighbour_[index] == np.arange(len(index))[:, None, None]  # (M, k, K)
+        without = np.take_along_axis(self.scale_without_[index], itself.argmax(axis=2)[:, :, None], axis=2)[:, :, 0]
+        scale = np.where(itself.any(axis=2), without, self.scale_[index])
+        return (self.distance_[:, : self.k] / scale).mean(axis=1)
 
     def _ratios(self, x: np.ndarray, left_out: bool) -> tuple[np.ndarray, np.ndarray]:
         k = min(self.k, len(self.x) - left_out)
         result, matched = np.empty((len(x), k)), np.empty((len(x), k), dtype=int)
-        for rows, distance in _blocks(x, self.x, self.metric):
+        for rows, squared in _blocks(x, self.x):
+            distance = squared if self.mode == "matched" else in_metric(np.sqrt(squared), self.metric)
             scale = np.broadcast_to(self.scale_, distance.shape)
             if left_out:  # x is the bank: row i is compared with a bank without row i
                 _exclude_self(distance, rows)
@@ -88,17 +96,17 @@ class DensityBank(Bank):
         where the bank has fewer."""
         count = min(count, len(self.x) - 1)
         found = []
-        for rows, distance in _blocks(self.x, self.x, self.metric):
-            _exclude_self(distance, rows)
-            found.append(_smallest(distance, count))
+        for rows, squared in _blocks(self.x, self.x):
+            _exclude_self(squared, rows)
+            found.append(_smallest(squared, count))
         index = np.concatenate(found)
         distance = pair_distances(self.x, self.x, index, self.metric)
         order = np.argsort(distance, axis=1)
         return np.take_along_axis(index, order, axis=1), np.take_along_axis(distance, order, axis=1)
 
 
-def _blocks(x: np.ndarray, bank: np.ndarray, metric: Metric) -> Iterator[tuple[slice, np.ndarray]]:
-    """Rows of `x` (N, D) and their distances to `bank` (M, D), (rows, M), to choose neighbours by."""
+def _blocks(x: np.ndarray, bank: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of `x` (N, D) and their squared distances to `bank` (M, D), (rows, M), to choose neighbours by."""
     # distances stay, products and their rounding shrink; single precision, because what is chosen is measured again
     centre = bank.mean(axis=0, dtype=np.float64).astype(np.float32)
     y = bank - centre
@@ -107,8 +115,11 @@ def _blocks(x: np.ndarray, bank: np.ndarray, metric: Metric) -> Iterator[tuple[s
     for start in range(0, len(x), step):
         rows = slice(start, min(start + step, len(x)))
         own = x[rows] - centre
-        squared = squares + np.einsum("nd,nd->n", own, own)[:, None] - 2 * (own @ y.T)
-        yield rows, in_metric(np.sqrt(np.maximum(squared, 0)), metric)
+        squared = own @ y.T
+        squared *= -2
+        squared += squares
+        squared += np.einsum("nd,nd->n", own, own)[:, None]
+        yield rows, np.maximum(squared, 0, out=squared)
 
 
 def _exclude_self(distance: np.ndarray, rows: slice) -> None:

@@ -13,8 +13,7 @@ from asd_core.types import SAMPLE_RATE, TARGET, AsdError, EmbeddingSet, Evidence
 class Scorer(ABC):
     """Learns the normal clips of one machine and section; a higher score is more anomalous.
 
-    A subclass implements `_fit`, `_score` and `_training_scores`; what it learns ends in an underscore. One that can
-    tell where a score comes from implements `_judge` instead of `_score`.
+    A subclass implements `_fit`, `_judge` and `_training_scores`; what it learns ends in an underscore.
     """
 
     name: ClassVar[str]
@@ -56,11 +55,8 @@ class Scorer(ABC):
     @abstractmethod
     def _fit(self, train: EmbeddingSet) -> None: ...
 
-    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence | None]:
-        return self._score(test), None
-
-    def _score(self, test: EmbeddingSet) -> np.ndarray:
-        raise NotImplementedError
+    @abstractmethod
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence | None]: ...
 
     @abstractmethod
     def _training_scores(self) -> np.ndarray: ...

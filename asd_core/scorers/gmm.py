@@ -38,8 +38,8 @@ class GMM(Scorer):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer different clips than components
             self.mixture_.fit(x if len(x) > 1 else x.repeat(2, axis=0))  # the library refuses a single row
 
-    def _score(self, test: EmbeddingSet) -> np.ndarray:
-        return -self.mixture_.score_samples(self._prepared(test.x))
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, None]:
+        return -self.mixture_.score_samples(self._prepared(test.x)), None
 
     def _training_scores(self) -> np.ndarray:
         return held_out_scores(GMM(self.components, self.normalise, self.reg, self.seed), self.train_)

@@ -53,12 +53,12 @@ class KMeans(Scorer):
             warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer different clips than clusters
             return cluster.KMeans(clusters, random_state=self.seed).fit(x).cluster_centers_
 
-    def _score(self, test: EmbeddingSet) -> np.ndarray:
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, None]:
         x, centres = self._prepared(test.x).astype(np.float64), self.centres_.astype(np.float64)
         if self.metric == "cosine":
-            return 1 - (on_sphere(x) @ on_sphere(centres).T).max(axis=1)
+            return 1 - (on_sphere(x) @ on_sphere(centres).T).max(axis=1), None
         squared = np.square(x).sum(axis=1)[:, None] + np.square(centres).sum(axis=1) - 2 * x @ centres.T
-        return np.sqrt(np.maximum(squared, 0)).min(axis=1)
+        return np.sqrt(np.maximum(squared, 0)).min(axis=1), None
 
     def _training_scores(self) -> np.ndarray:
         again = KMeans(self.clusters, self.metric, self.normalise, self.target_clips, self.seed)

@@ -35,10 +35,10 @@ class Mahalanobis(Scorer):
         self.means_ = np.stack([means[domain] * self.scale_ for domain in domains])  # (domains, D)
         self.cholesky_ = np.linalg.cholesky(_covariance(centred * self.scale_))
 
-    def _score(self, test: EmbeddingSet) -> np.ndarray:
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, None]:
         difference = test.x.astype(np.float64)[None] * self.scale_ - self.means_[:, None]  # (domains, N, D)
         whitened = np.linalg.solve(self.cholesky_, difference.transpose(0, 2, 1))
-        return np.sqrt(np.square(whitened).sum(axis=1)).min(axis=0)
+        return np.sqrt(np.square(whitened).sum(axis=1)).min(axis=0), None
 
     def _training_scores(self) -> np.ndarray:
         return held_out_scores(Mahalanobis(self.standardise), self.train_)

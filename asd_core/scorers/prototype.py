@@ -29,10 +29,10 @@ class Prototype(Scorer):
         self.groups_ = np.unique(groups)
         self.prototypes_ = on_sphere(np.stack([x[groups == group].mean(axis=0) for group in self.groups_]))  # (G, D)
 
-    def _score(self, test: EmbeddingSet) -> np.ndarray:
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, None]:
         x = on_sphere(test.x.astype(np.float64))
         squared = np.square(x[:, None] - self.prototypes_).sum(axis=2)  # (N, G): few groups
-        return np.sqrt(squared).min(axis=1)
+        return np.sqrt(squared).min(axis=1), None
 
     def _training_scores(self) -> np.ndarray:
         return held_out_scores(Prototype(self.attribute), self.train_)

@@ -20,8 +20,8 @@ class Reconstruction(Scorer):
     def _fit(self, train: EmbeddingSet) -> None:
         pass  # all learning happened in the network
 
-    def _score(self, test: EmbeddingSet) -> np.ndarray:
-        return test.x.min(axis=1)
+    def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, None]:
+        return test.x.min(axis=1), None
 
     def _training_scores(self) -> np.ndarray:
-        return self._score(self.train_)
+        return self._judge(self.train_)[0]

@@ -174,9 +174,8 @@ def explain(workspace: Workspace, run: Run, clip_id: str) -> Explanation:
 def why_no_evidence(branch: BranchEvidence, run: Run) -> str:
     """A sentence for a branch without a map. Loads the scorers' libraries, so it is not for the app."""
     from asd_core.scorers import SCORERS
-    from asd_core.scorers.base import Scorer
 
-    if SCORERS[branch.scorer]._judge is Scorer._judge:
+    if not SCORERS[branch.scorer].gives_evidence:
         return f"scorer {branch.scorer} judges a clip as a whole and cannot tell where its score comes from."
     about = run.record
     again = f"run {about['system']} --data {about['data']['name']} --profile {about['profile']}"

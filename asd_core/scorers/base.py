@@ -18,6 +18,7 @@ class Scorer(ABC):
 
     name: ClassVar[str]
     takes: ClassVar[str] = "vector"  # kind of embedding: "vector", "bands" or "patches", see EmbeddingSet
+    gives_evidence: ClassVar[bool] = False  # whether `judge` tells where scores come from
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
 
     def expect(self, shape: tuple[int, ...]) -> None:  # noqa: B027  most scorers take any shape

@@ -42,6 +42,7 @@ class KNN(Scorer):
     """
 
     name = "knn"
+    gives_evidence = True
     version = 2
 
     def __init__(

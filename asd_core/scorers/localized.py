@@ -43,6 +43,7 @@ class Localized(Scorer):
     """
 
     name = "localized"
+    gives_evidence = True
     takes = "patches"
     version = 2
 

@@ -37,6 +37,7 @@ class Subband(Scorer):
     """
 
     name = "subband"
+    gives_evidence = True
     takes = "bands"
 
     def __init__(

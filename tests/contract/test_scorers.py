@@ -132,3 +132,8 @@ def test_unfitted_scorer_says_so(spec, clips):
 def test_no_training_clip_is_refused(spec, clips):
     with pytest.raises(AsdError, match="at least one normal clip"):
         SCORERS.create(spec).fit(clips(0, 0))
+
+
+def test_a_scorer_gives_evidence_if_it_says_so(spec, clips):
+    scorer = SCORERS.create(spec).fit(clips(40, 6))
+    assert (scorer.judge(unknown(clips(3, 0, 1).x))[1] is not None) == scorer.gives_evidence

@@ -1,0 +1,99 @@
+"""Clips of a run: their scores, outcomes, histograms and ROC curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from asd_core.artifacts import Run
+from asd_core.data.manifest import DataSet, attribute_text
+from asd_core.types import ANOMALY, NORMAL, TEST, TRAIN, AsdError
+
+
+def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
+    """Every test clip of a run with its truth, where it is known.
+
+    Columns: clip_id, machine, section, domain, label (0, 1 or None), attributes, score, threshold, margin
+    (score − threshold), decision, outcome ("TP", "FP", "TN", "FN" or "" without truth), percentile (share of the
+    machine's training normals that score at most this, in percent), and the run's ``branch:`` columns.
+    """
+    scores = run.scores
+    training, test = scores[scores["split"] == TRAIN], scores[scores["split"] == TEST]
+    normal = {key: own["score"].to_numpy() for key, own in training.groupby(["machine", "section"])}
+    truths = [dataset.truth.get(clip_id) for clip_id in test["clip_id"]]
+    below = np.full(len(test), np.nan)
+    for key, rows in test.reset_index(drop=True).groupby(["machine", "section"]).groups.items():
+        if key in normal:
+            own = test["score"].to_numpy()[rows]
+            below[rows] = percentile(normal[key], own)
+    labels = [None if truth is None else truth.label for truth in truths]
+    facts = {
+        "clip_id": test["clip_id"].to_numpy(),
+        "machine": test["machine"].to_numpy(),
+        "section": test["section"].to_numpy(),
+        "domain": ["" if truth is None else truth.domain for truth in truths],
+        "label": pd.array(labels, dtype="Int64"),
+        "attributes": ["" if truth is None else attribute_text(truth.attributes) for truth in truths],
+        "score": test["score"].to_numpy(),
+        "threshold": test["threshold"].to_numpy(),
+        "margin": (test["score"] - test["threshold"]).to_numpy(),
+        "decision": test["decision"].to_numpy(),
+        "outcome": [outcome(label, flagged) for label, flagged in zip(labels, test["decision"], strict=True)],
+        "percentile": below,
+    }
+    facts |= {name: test[name].to_numpy() for name in test if name.startswith("branch:")}
+    return pd.DataFrame(facts)
+
+
+def percentile(normal: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """How many percent of the training normals' scores (N,) lie at or below each of `scores` (M,)."""
+    return 100 * np.searchsorted(np.sort(normal), scores, side="right") / len(normal)
+
+
+def outcome(label: int | None, decision: int) -> str:
+    """ "TP", "FP", "TN", "FN", or "" where the truth is unknown."""
+    if label is None:
+        return ""
+    return ("T" if label == decision else "F") + ("P" if decision == 1 else "N")
+
+
+def histogram(clips: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
+    """Counts of scores in `bins` equal bins that all groups share: domain, label, low, high, count.
+
+    Rows come per (domain, label) present, label None where unknown; every clip is counted exactly once.
+    """
+    if clips.empty:
+        return pd.DataFrame(columns=["domain", "label", "low", "high", "count"])
+    edges = np.histogram_bin_edges(clips["score"], bins)
+    parts = []
+    for (domain, label), own in clips.groupby(["domain", "label"], dropna=False, sort=True):
+        counts, _ = np.histogram(own["score"], edges)
+        part = {"domain": domain, "label": None if pd.isna(label) else int(label)}
+        parts.append(pd.DataFrame({**part, "low": edges[:-1], "high": edges[1:], "count": counts}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def roc(scores: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+    """The ROC curve, one row per distinct operating point: threshold, fpr, tpr, from (0, 0) to (1, 1).
+
+    ``score > threshold`` gives exactly the rates of its row, so a point picked on the curve can be used as it is.
+
+    Raises:
+        AsdError: there are no normal or no anomalous clips.
+    """
+    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels, dtype=int)
+    normals, anomalies = int((labels == NORMAL).sum()), int((labels == ANOMALY).sum())
+    if not normals or not anomalies:
+        raise AsdError(f"A ROC curve needs normal and anomalous clips; here are {normals} and {anomalies}.")
+    distinct, where = np.unique(-scores, return_inverse=True)  # highest score first
+    false = np.cumsum(np.bincount(where, weights=labels == NORMAL))
+    true = np.cumsum(np.bincount(where, weights=labels == ANOMALY))
+    # with threshold = a score, exactly the scores before it in this order are flagged
+    thresholds = np.append(-distinct, np.nextafter(-distinct[-1], -np.inf))
+    return pd.DataFrame(
+        {
+            "threshold": thresholds,
+            "fpr": np.concatenate([[0], false]) / normals,
+            "tpr": np.concatenate([[0], true]) / anomalies,
+        }
+    )

@@ -7,6 +7,7 @@
       runs/<run id>/             run.json  scores.parquet  metrics.json      what the app and `table` read
       datasets/<name>/           dataset.json: name, kind and root of the recordings
       exports/<name>/            submission packages
+      verdicts/<key>.jsonl       what people said of generated clips, by the task that made them
       jobs/<id>/                 see `jobs`
       cache/                     fingerprints, spectrogram pictures; may be deleted at any time
 
@@ -38,7 +39,7 @@ from asd_core.files import read_json, write_json, write_with
 from asd_core.types import AsdError, EmbeddingSet, Evidence, Grid
 
 RECORDED_PACKAGES = (
-    *("numpy", "scipy", "scikit-learn", "imbalanced-learn", "faiss-cpu", "torch", "accelerate", "peft"),
+    *("numpy", "scipy", "scikit-learn", "imbalanced-learn", "faiss-cpu", "torch", "accelerate", "peft", "diffusers"),
     *("librosa", "soundfile", "soxr"),
 )
 
@@ -58,6 +59,9 @@ class Workspace:
 
     def dataset(self, name: str) -> Path:
         return self.root / "datasets" / name
+
+    def verdicts(self, drawn: str) -> Path:
+        return self.root / "verdicts" / f"{drawn}.jsonl"
 
     @property
     def exports(self) -> Path:

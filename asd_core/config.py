@@ -4,6 +4,7 @@ component knows its options is checked by `pipeline.check`, which can see the re
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -122,7 +123,8 @@ class Train(Strict):
     max_steps: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)  # epochs without a better held-out loss; then the best is kept
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged weights that are kept
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"  # auto: bf16 on a GPU that has it
+    # auto: bf16 on a GPU that has it; fast: also on a processor that has it
+    precision: Literal["auto", "fp32", "bf16", "fast"] = "fp32"
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:
@@ -145,6 +147,99 @@ class Encoder(Strict):
     train: Train
     start: Encoder | None = None  # an earlier training whose weights this one starts from
     notice: str = ""  # what everybody who reads its results should know
+
+
+class Targets(Strict):
+    """Which conditions have too few clips, and how many generated ones they get (`synthesis.conditions`)."""
+
+    share: float = Field(default=0.1, ge=0)  # target clips that a machine is to have, of its source clips
+    rare: float = Field(default=0.25, ge=0, le=1)  # of the median source condition: what has less is raised to it
+    per_clip: int = Field(default=20, ge=1)  # generated clips per recorded one, at most
+    counts: dict[str, Annotated[int, Field(ge=0)]] = {}  # by condition, such as "fan|00|target|spd_1": instead
+
+
+class Network(Strict):
+    """The generator's denoiser."""
+
+    widths: list[Annotated[int, Field(ge=32, multiple_of=32)]] = Field(min_length=1)  # channels, finest level first
+    layers: int = Field(default=2, ge=1)  # residual blocks per level
+    attention: int = Field(default=0, ge=0)  # levels with self-attention, coarsest first
+    patch: tuple[Literal[1, 2, 4, 8, 16, 32], Literal[1, 2, 4, 8]] = (16, 2)  # bands × frames that become one place
+    # joint: all microphones of a clip at once, a consistent pair; each: one at a time, told which
+    microphones: Literal["joint", "each"] = "joint"
+
+    @model_validator(mode="after")
+    def _levels_fit(self) -> Self:
+        if self.attention > len(self.widths):
+            raise ValueError(f"attention on {self.attention} levels, but widths has {len(self.widths)}")
+        return self
+
+
+class Sampling(Strict):
+    """How clips are drawn (DDIM)."""
+
+    steps: int = Field(default=50, ge=1, le=1000)
+    eta: float = Field(default=0.0, ge=0, le=1)  # noise added on the way: 0 none, 1 as DDPM
+    guidance: float = Field(default=1.0, ge=0)  # 0 forgets the condition, 1 the model itself, more exaggerates
+    batch: int = Field(default=8, ge=1)  # clips drawn together
+
+
+class Judge(Strict):
+    """The classifier that screens generated clips, trained on recorded ones."""
+
+    train: Train
+    held_out: float = Field(default=0.15, gt=0, lt=1)  # share of each condition that only measures it
+
+
+class Screening(Strict):
+    """Which generated clips are kept (`synthesis.screening`)."""
+
+    agreement: bool = True  # the judge takes it for the condition it was made for
+    confidence: tuple[float, float] = (0.5, 0.95)  # of the judge: lower is doubtful, higher too like the known ones
+    near_copy: float = Field(default=0.01, ge=0, le=1)  # quantile of distances between recorded clips: nearer is a copy
+    level_margin: float = Field(default=5.0, ge=0)  # dB beyond the quietest and the loudest recorded clip
+    most: float = Field(default=10.0, ge=1)  # clips drawn per clip wanted, before giving up
+
+    @model_validator(mode="after")
+    def _window(self) -> Self:
+        low, high = self.confidence
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"confidence must be [low, high] with 0 ≤ low < high ≤ 1, got {list(self.confidence)}")
+        return self
+
+
+class Listener(Strict):
+    """A frozen encoder whose embeddings compare generated with recorded clips."""
+
+    view: Component
+    backbone: Component
+    output: str
+    start: Encoder | None = None  # as of an encoder
+
+
+class Generator(Strict):
+    """A model of normal clips under their conditions, which makes more of the rare ones."""
+
+    name: Name
+    title: str
+    network: Network
+    train: Train
+    crop_seconds: float = Field(default=10.0, gt=0)  # of the excerpts it is trained on
+    balance: float = Field(default=0.5, ge=0, le=1)  # conditions are drawn in proportion to count^(1 − balance)
+    untold: float = Field(default=0.1, ge=0, lt=1)  # share of examples without their condition, for guidance
+    sampling: Sampling = Sampling()
+    targets: Targets = Targets()
+    judge: Judge
+    screening: Screening = Screening()
+    listener: Listener
+    seed: int = Field(default=0, ge=0, le=MAX_SEED)  # of all of it: clips are data, the same for every run
+
+
+class Synthesis(Strict):
+    """Generated clips in a system's training."""
+
+    generator: Generator
+    bank: bool = True  # also among the normal clips that scorers compare with
 
 
 class Branch(Strict):
@@ -172,6 +267,7 @@ class System(Strict):
     idea: str  # one line for a table
     family: str  # heading it is listed under
     report: Report | None = None
+    synthesis: Synthesis | None = None
     encoders: dict[str, Encoder] = {}
     branches: list[Branch] = Field(min_length=1)
     fusion: Component = Component(name="weighted")
@@ -221,6 +317,7 @@ class Profile(Strict):
     name: Name
     title: str
     encoders: dict[str, Overlay] = {}  # by backbone name
+    generators: dict[str, dict[str, Any]] = {}  # by generator, what is changed key by key
 
 
 def load(model: type[M], path: Path) -> M:
@@ -286,7 +383,41 @@ def _load_system(path: Path) -> System:
                     f"it out."
                 )
             encoders[name] = known[name]
+    synthesis = values.get("synthesis") if isinstance(values, dict) else None
+    if isinstance(synthesis, dict) and isinstance(synthesis.get("generator"), str):
+        values = values | {"synthesis": synthesis | {"generator": load_generator(synthesis["generator"])}}
     return validate(System, values, str(path))
+
+
+def generator_names() -> list[str]:
+    return sorted(path.stem for path in (CONFIGS / "generators").glob("*.yaml"))
+
+
+def load_generator(name: str) -> Generator:
+    """A generator of configs/generators by name, or any YAML file by path."""
+    if name.endswith((".yaml", ".yml")):
+        return load(Generator, Path(name))
+    return load(Generator, _named(CONFIGS / "generators", "generator", name))
+
+
+def generator_file(generator: Generator, counts: Mapping[str, int]) -> str:
+    """A YAML file of `generator` that asks for these numbers of clips, by condition."""
+    values = generator.model_dump(mode="json", exclude_unset=True)
+    values["targets"] = values.get("targets", {}) | {"counts": dict(counts)}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def with_generator(system: System, generator: Generator) -> System:
+    """`system` with another generator; one that uses no generated clips stays as it is."""
+    if system.synthesis is None:
+        return system
+    return system.model_copy(update={"synthesis": system.synthesis.model_copy(update={"generator": generator})})
+
+
+def resolve_generator(generator: Generator, profile: Profile) -> Generator:
+    """`generator` with the profile's changes."""
+    changed = _merged(generator.model_dump(), profile.generators.get(generator.name, {}))
+    return validate(Generator, changed, f"{generator.name} under profile {profile.name}")
 
 
 def _encoders(values: Any) -> dict[str, Any]:
@@ -322,6 +453,8 @@ def load_profile(name: str) -> Profile:
 def resolve(system: System, profile: Profile) -> System:
     """`system` with the profile's overlays applied; the result is what is hashed and stored."""
     values = system.model_dump() | {"variants": {}}
+    if system.synthesis is not None:
+        values["synthesis"]["generator"] = resolve_generator(system.synthesis.generator, profile).model_dump()
     for name, encoder in values["encoders"].items():
         overlay = profile.encoders.get(encoder["backbone"]["name"])
         if overlay is None:

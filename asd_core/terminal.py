@@ -145,6 +145,60 @@ def print_tuning(found: Tuning, data: Mapping[str, Any]) -> None:
         out.print(escape(sentence), highlight=False, soft_wrap=True)
 
 
+def print_targets(targets: pd.DataFrame) -> None:
+    print_table(targets, "Clips to generate", f"{int(targets['wanted'].sum())} clips in all.")
+
+
+def print_shortfall(table: pd.DataFrame, name: str, kind: str) -> None:
+    """What came of each condition's quota."""
+    shown = table.assign(
+        accepted=[f"{p / d:.0%}" if d else "–" for p, d in zip(table.passed, table.drawn, strict=True)]
+    )
+    shown = shown.rename(columns={"reason": "mostly against the others"})
+    totals = {name: int(table[name].sum()) for name in ("kept", "drawn", "short")}
+    said = f"{totals['kept']} clips kept of {totals['drawn']} drawn"
+    said += f"; {totals['short']} fewer than wanted." if totals["short"] else "."
+    print_table(shown, f"Generated clips, {name} ({kind})", said)
+
+
+def print_candidates(table: pd.DataFrame) -> None:
+    """Every generated clip with the classifier's confidence and what is against it."""
+    columns = {"clip": table["clip"], "kept": ["yes" if kept else "no" for kept in table["kept"]]}
+    for one in ("near", "far"):
+        if f"{one}_confidence" in table:
+            columns[f"{one} confidence"] = table[f"{one}_confidence"]
+            columns[f"{one} copy distance"] = table[f"{one}_copy_distance"]
+    import pandas as pd
+
+    print_table(pd.DataFrame(columns | {"why": table["reasons"]}))
+
+
+def print_quality(distances: pd.DataFrame, samples: pd.DataFrame, name: str, kind: str) -> None:
+    """Distances to recorded clips beside the yardsticks, then what there is to know about the generated set."""
+    title = f"{name} ({kind})"
+    shown = distances[
+        ["condition", "microphone", "space", "measure", "reference", "generated", "real", "other", "noise"]
+    ]
+    print_table(
+        shown,
+        f"Distance to recorded clips of the condition, {title}",
+        "reference: held-out clips are labelled normal test clips, which nothing was trained on. real: other recorded "
+        "clips of the condition. other: recorded clips of the nearest other condition. noise: shaped to the mean "
+        "spectrum.",
+    )
+    near = distances[(distances["space"] == "log-mel") & (distances["measure"] == "Fréchet")]
+    for one, yardstick in (("any other condition", "other"), ("shaped noise", "noise")):
+        compared = near.dropna(subset=["generated", yardstick])
+        closer = int((compared["generated"] < compared[yardstick]).sum())
+        out.print(f"Closer than {one} (log-mel, Fréchet): {closer} of {len(compared)} conditions and microphones.")
+    print_table(
+        samples.drop(columns="machine"),
+        f"Generated clips, {title}",
+        "taken for it, confidence: of the classifier, before screening. diversity: spread of kept clips over that of "
+        "recorded ones. copy distance: to the most alike recording. copies: share that screening calls near copies.",
+    )
+
+
 def print_leaderboard(board: pd.DataFrame, machines: Mapping[str, Sequence[str]]) -> None:
     """The table of `analysis.leaderboard`, one block per data set; `machines` are the labelled ones of each."""
     for (name, kind), rows in board.groupby(["data", "kind"], sort=False):

@@ -5,6 +5,7 @@ command line has left in the workspace and starts jobs.
 """
 
 from asd_core.api.configs import profiles, system_yaml, systems
+from asd_core.api.generated import generation_targets
 from asd_core.api.jobs import all_jobs, cancel, delete_job, job, job_curve, job_log, resume
 from asd_core.api.overview import Line, readiness
 from asd_core.api.recordings import (
@@ -108,6 +109,7 @@ __all__ = [
     "expected_clips",
     "explanation",
     "flagged",
+    "generation_targets",
     "histogram",
     "import_arguments",
     "job",

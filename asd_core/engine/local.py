@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asd_core.pipeline import Context, Task, execute, opened, register, work
+from asd_core.pipeline import TOGETHER, Context, Task, execute, opened, register, work
 from asd_core.types import Progress, no_progress
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(tasks: Sequence[Task], context: Context, progress: Progress = no_progres
     with processes.ending_together():
         todo = processes.by_main(lambda: _todo(tasks, context))  # one look, lest two see different things done
         for task, share in _shares(tasks, todo, progress):
-            if task.kind == "train":
+            if task.kind in TOGETHER:
                 _train_together(task, context, share, processes)
             else:
                 processes.by_main(lambda task=task, share=share: execute(task, context, share))  # type: ignore[misc]

@@ -4,13 +4,14 @@
 """
 
 from asd_core.pipeline.loose import score_files
-from asd_core.pipeline.planning import check, plan, try_out
+from asd_core.pipeline.planning import check, plan, plan_generated, record_verdicts, try_out
 from asd_core.pipeline.tasks import Context, Task
 from asd_core.pipeline.tuned import system_file, tune_runs
 from asd_core.pipeline.verdict import is_transductive
-from asd_core.pipeline.work import execute, opened, register, score, work
+from asd_core.pipeline.work import TOGETHER, execute, opened, register, score, work
 
 __all__ = [
+    "TOGETHER",
     "Context",
     "Task",
     "check",
@@ -18,6 +19,8 @@ __all__ = [
     "is_transductive",
     "opened",
     "plan",
+    "plan_generated",
+    "record_verdicts",
     "register",
     "score",
     "score_files",

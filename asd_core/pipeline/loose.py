@@ -23,7 +23,7 @@ from asd_core.pipeline.embedding import embed
 from asd_core.pipeline.tasks import VIEW_ITSELF, embeddings_file
 from asd_core.pipeline.tuned import as_run
 from asd_core.pipeline.verdict import is_transductive, stream_scores, verdict
-from asd_core.pipeline.work import score
+from asd_core.pipeline.work import generated_embeddings, score
 from asd_core.types import TEST, TRAIN, AsdError, Clip, EmbeddingSet
 
 
@@ -63,7 +63,7 @@ def score_files(
         if not len(own):
             raise AsdError(f"{machine} has no section {section}. Trained: {', '.join(np.unique(train.sections))}.")
         name = f"branch:{branch.name}"
-        scored = score(branch.scorer.spec, own, test)
+        scored = score(branch.scorer.spec, own, test, generated_embeddings(embedded, output))
         training[name], columns[name] = scored.training, scored.test
         if system.decision.spec.get("fit") == "official_batch" and trained is not None:
             batch = read_arrays(trained / "extra.npz")[f"batch_{branch.output}"]
@@ -80,8 +80,9 @@ def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[
     """Folders of the embeddings and, if there is one, of the trained encoder behind a branch of a run."""
     scored = _done(workspace.task("score", run.record["scores"][machine][branch]), run)
     embedded = _done(workspace.task("embed", read_json(scored / "meta.json")["inputs"][0]), run)
+    encoder = next(one.encoder for one in validate(System, run.record["config"], "").branches if one.name == branch)
     inputs = read_json(embedded / "meta.json")["inputs"]
-    return embedded, _done(workspace.task("train", inputs[0]), run) if inputs else None
+    return embedded, _done(workspace.task("train", inputs[0]), run) if encoder else None
 
 
 def _done(folder: Path, run: Run) -> Path:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from asd_core.analysis import hears_both, needs_two_microphones
-from asd_core.config import Branch, Encoder, Profile, System, resolve
+from asd_core.artifacts import read_table
+from asd_core.config import Branch, Encoder, Generator, Profile, System, resolve
 from asd_core.data import audio
 from asd_core.data.manifest import DataSet
 from asd_core.decision import DECISIONS
 from asd_core.files import digest
 from asd_core.fusion import FUSIONS
+from asd_core.pipeline.generated import kept_tasks, verdicts
+from asd_core.pipeline.quality import quality_task
 from asd_core.pipeline.tasks import (
     EMBEDDING_VERSION,
     READING_VERSION,
@@ -25,6 +30,7 @@ from asd_core.pipeline.tasks import (
     VIEW_ITSELF,
     Context,
     Task,
+    all_inputs,
 )
 from asd_core.pipeline.tuned import wants_tuning, with_weights
 from asd_core.scorers import SCORERS
@@ -58,6 +64,11 @@ def check(system: System) -> None:
     for branch in system.branches:
         where = f"{system.name}, branch {branch.name}"
         scorer = SCORERS.create(branch.scorer.spec, where)
+        if system.synthesis is not None and system.synthesis.bank and not scorer.takes_generated:
+            raise AsdError(
+                f'{where}: scorer "{scorer.name}", as it is set, cannot compare with generated clips. Write bank: false '
+                f"under synthesis, so that they serve the training of encoders only."
+            )
         view = VIEWS.create(view_of(branch, system), where)
         if branch.encoder is None:
             _check_view(view, scorer.takes, where)
@@ -108,6 +119,14 @@ def try_out(system: System) -> None:
 
     from asd_core.backbones import BACKBONES
 
+    if system.synthesis is not None:
+        from asd_core.synthesis.network import Denoiser
+
+        try:
+            with torch.device("meta"):
+                Denoiser(system.synthesis.generator.network, words=1, channels=2)
+        except ValueError as error:
+            raise AsdError(f"{system.name}, generator {system.synthesis.generator.name}: {error}") from error
     noise = np.random.default_rng(0).normal(size=(2, 2 * SAMPLE_RATE)).astype(np.float32)
     for name, encoder in system.encoders.items():
         spec = encoder.backbone.spec
@@ -173,6 +192,53 @@ def plan(
     return list(tasks.values())
 
 
+def plan_generated(
+    generator: Generator, context: Context, machines: Sequence[str] | None = None, quality: bool = False
+) -> list[Task]:
+    """Tasks that make and screen generated clips of some machines, and measure them if asked to; they are those of a
+    system that uses them. The generator learns from all machines of the data.
+
+    Raises:
+        AsdError: an unknown machine, one without clips, or nothing to generate.
+    """
+    every, chosen = _machines(context.data, None), _machines(context.data, machines)
+    kept = {machine: task for machine, task in kept_tasks(generator, context, every).items() if machine in chosen}
+    if not kept:
+        raise AsdError(
+            f"No condition of {', '.join(chosen)} has too few clips by the generator's targets. Raise targets.share in "
+            f"its YAML, or ask for numbers in targets.counts."
+        )
+    last = list(kept.values())
+    if quality:
+        start = generator.listener.start
+        listeners = _train_tasks("start of the listener", start, context, every, generator.seed) if start else {}
+        last = [quality_task(task, context, listeners.get(machine)) for machine, task in kept.items()]
+    return list({(t.kind, t.key): t for task in last for t in [*all_inputs(task), task]}.values())
+
+
+def record_verdicts(generator: Generator, context: Context, said: Sequence[tuple[str, str]]) -> None:
+    """Write down what the user says of candidates: (clip, "keep", "drop", "unsure" or "undo").
+
+    Raises:
+        AsdError: there is no such candidate; then nothing is written.
+    """
+    drawn = [task.inputs[0] for task in kept_tasks(generator, context, _machines(context.data, None)).values()]
+    known: dict[str, str] = {}
+    for task in drawn:
+        if task.done(context.workspace):
+            table = read_table(task.folder(context.workspace) / "candidates.parquet")
+            known |= dict.fromkeys(table["clip"], task.key)
+    for clip, _ in said:
+        if clip not in known:
+            raise AsdError(
+                f"There is no generated clip {clip} with these settings. "
+                + (f"Such as: {next(iter(known))}; `screen --clips` lists them." if known else "`generate` makes some.")
+            )
+    who = getpass.getuser()
+    for clip, verdict in said:
+        verdicts(context.workspace, known[clip]).add(clip, verdict, who)  # type: ignore[arg-type]  # checked there
+
+
 def _machines(data: DataSet, wanted: Sequence[str] | None) -> list[str]:
     """The machines asked for, or all that can be trained and scored.
 
@@ -205,10 +271,14 @@ def _lack(data: DataSet, machine: str) -> str:
 
 def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int) -> Task:
     trained = {}
+    synthesis = system.synthesis
+    kept = kept_tasks(synthesis.generator, context, machines) if synthesis else {}
+    if synthesis and not kept:
+        log.warning("%s: no condition has too few clips, so none are generated", system.name)
     for branch in system.branches:
         if branch.encoder is not None:
             encoder = system.encoders[branch.encoder]
-            trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed, branch.seed)
+            trained[branch.name] = _train_tasks(branch.encoder, encoder, context, machines, seed, branch.seed, kept)
     scores = []
     for machine in machines:
         # branches that look at one view through one network are embedded in one pass
@@ -218,7 +288,8 @@ def _run_task(system: System, profile: str, context: Context, machines: list[str
         }
         for branch in system.branches:
             same = [other for other in system.branches if looks[other.name] == looks[branch.name]]
-            embedded = _embed_task(same, system, context, machine, looks[branch.name][1])
+            bank = kept.get(machine) if synthesis and synthesis.bank else None
+            embedded = _embed_task(same, system, context, machine, looks[branch.name][1], bank)
             scores.append(_score_task(branch, machine, embedded))
     values = {"system": system.model_dump(mode="json"), "profile": profile, "seed": seed, "machines": machines}
     versions = [VERDICT_VERSION, TUNING_VERSION] if wants_tuning(system) else VERDICT_VERSION
@@ -230,11 +301,18 @@ def _run_task(system: System, profile: str, context: Context, machines: list[str
 
 
 def _train_tasks(
-    name: str, encoder: Encoder, context: Context, machines: list[str], run_seed: int, branch_seed: int = 0
+    name: str,
+    encoder: Encoder,
+    context: Context,
+    machines: Sequence[str],
+    run_seed: int,
+    branch_seed: int = 0,
+    kept: Mapping[str, Task] = MappingProxyType({}),
 ) -> dict[str, Task]:
     """The training that serves each machine: its own, or one shared by all machines of the run.
 
-    Trainings of one run that differ in their seed have their start in common, as they would a published checkpoint.
+    Trainings of one run that differ in their seed have their start in common, as they would a published checkpoint;
+    it knows nothing of the generated clips, which tasks `kept` tell by machine.
 
     Raises:
         AsdError: it starts from published weights that are not on this machine.
@@ -242,7 +320,7 @@ def _train_tasks(
     from asd_core.backbones import BACKBONES
     from asd_core.training import OBJECTIVES
 
-    scopes = [machines] if encoder.scope == "dataset" else [[machine] for machine in machines]
+    scopes = [list(machines)] if encoder.scope == "dataset" else [[machine] for machine in machines]
     backbone, objective = BACKBONES[encoder.backbone.name], OBJECTIVES[encoder.objective.name]
     view = VIEWS[encoder.view.name]
     versions = [READING_VERSION, TRAINING_VERSION, backbone.version, objective.version, view.version]
@@ -265,8 +343,11 @@ def _train_tasks(
         if len(inputs) > 1:
             raise AsdError(f"{name} has scope dataset, but its start has scope machine: which one should it take?")
         matters = {key: value for key, value in resolved.items() if key not in ("notice", "start")}
+        more = tuple(kept[machine] for machine in scope if machine in kept)
+        inputs += more
         key = digest(["train", matters, seed, versions, prints, files, [t.key for t in inputs]])
         title = f"train {name} (seed {seed}) on {scope[0] if len(scope) == 1 else f'{len(scope)} machines'}"
+        title += " and generated clips" if more else ""
         spec = {"encoder": resolved, "seed": seed, "machines": scope}
         task = Task("train", key, title, spec, inputs, 2.0 * len(scope) * encoder.train.epochs**0.5)
         tasks |= dict.fromkeys(scope, task)
@@ -274,12 +355,17 @@ def _train_tasks(
 
 
 def _embed_task(
-    branches: Sequence[Branch], system: System, context: Context, machine: str, trained: Task | None
+    branches: Sequence[Branch],
+    system: System,
+    context: Context,
+    machine: str,
+    trained: Task | None,
+    bank: Task | None = None,
 ) -> Task:
     view = VIEWS.resolved(view_of(branches[0], system))
     outputs = sorted({branch.output for branch in branches}) if trained else []
     spec = {"view": view, "outputs": outputs, "machine": machine}
-    inputs = (trained,) if trained else ()
+    inputs = tuple(task for task in (trained, bank) if task)
     prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
     versions = [READING_VERSION, EMBEDDING_VERSION, VIEWS[view["name"]].version]
     key = digest(["embed", spec, versions, [t.key for t in inputs], prints])
@@ -288,7 +374,7 @@ def _embed_task(
 
 def _score_task(branch: Branch, machine: str, embedded: Task) -> Task:
     scorer = SCORERS.resolved(branch.scorer.spec)
-    output = branch.output if embedded.inputs else VIEW_ITSELF
+    output = branch.output if branch.encoder is not None else VIEW_ITSELF
     key = digest(["score", scorer, SCORING_VERSION, SCORERS[branch.scorer.name].version, output, embedded.key])
     spec = {"scorer": scorer, "output": output, "machine": machine}
     return Task("score", key, f"score {machine} ({branch.name})", spec, (embedded,), 0.2)

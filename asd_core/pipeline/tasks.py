@@ -23,6 +23,7 @@ TRAINING_VERSION = 2  # the loop and the losses
 SCORING_VERSION = 2  # evidence
 VERDICT_VERSION = 1  # fusion, decision, metrics
 VIEW_ITSELF = "view"  # what is scored where there is no network
+GENERATED = "generated"  # beside train and test among embeddings
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Context:
 class Task:
     """One piece of work. `key` names its resolved options and inputs; equal keys, equal results."""
 
-    kind: str  # "train", "embed", "score" or "run"
+    kind: str  # of work._WORK
     key: str
     title: str
     spec: dict[str, Any] = field(repr=False, compare=False)
@@ -97,6 +98,11 @@ def machine_of(task: Task) -> str | None:
 
 def inputs_of_kind(task: Task, kind: str) -> list[Task]:
     return [t for t in all_inputs(task) if t.kind == kind]
+
+
+def input_of_kind(task: Task, kind: str) -> Task | None:
+    """The task of that kind that this one takes from, if there is one; not what that one took from."""
+    return next((needed for needed in task.inputs if needed.kind == kind), None)
 
 
 def embeddings_file(folder: Path, split: str, output: str) -> Path:

@@ -26,13 +26,16 @@ from asd_core.artifacts import (
 )
 from asd_core.config import Encoder, System, validate
 from asd_core.files import digest, read_json, write_json
+from asd_core.pipeline import generated, quality
 from asd_core.pipeline.embedding import embed, embeds_in_bf16, load_encoder
 from asd_core.pipeline.tasks import (
+    GENERATED,
     Context,
     Task,
     all_inputs,
     embeddings_file,
     evidence_file,
+    input_of_kind,
     inputs_of_kind,
     machine_of,
 )
@@ -98,10 +101,12 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     encoder, seed = task.spec["encoder"], task.spec["seed"]
     options = validate(Encoder, encoder, task.title).train
     clips = [clip for machine in task.spec["machines"] for clip in context.data.of(machine, TRAIN)]
+    clips += generated.kept_clips([t for t in task.inputs if t.kind == "screen"], context.workspace)
+    start = input_of_kind(task, "train")
     progress(0.0, f"{task.title}: reading {len(clips)} clips")
     torch.manual_seed(loop.seed_of(seed, 2**32 - 1))  # initial weights; steps seed themselves
     backbone = BACKBONES.create(encoder["backbone"], task.title)
-    backbone.begin(load_encoder(task.inputs[0].folder(context.workspace)) if task.inputs else None)
+    backbone.begin(load_encoder(start.folder(context.workspace)) if start else None)
     objective = OBJECTIVES.create(encoder["objective"], task.title)
     # hidden: what only serves the work is deleted once the task is declared done
     problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed, folder / ".scratch")
@@ -145,13 +150,15 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
 
 
 def _embed(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
-    clips = context.data.of(task.spec["machine"])
-    trained = task.inputs[0].folder(context.workspace) if task.inputs else None
+    clips = [*context.data.of(task.spec["machine"])]
+    bank, encoder = input_of_kind(task, "screen"), input_of_kind(task, "train")
+    clips += generated.kept_clips([bank] if bank else [], context.workspace)
+    trained = encoder.folder(context.workspace) if encoder else None
     bf16 = embeds_in_bf16(trained, context.device)
     found = embed(clips, task.spec["view"], trained, task.spec["outputs"], context.device, bf16, progress, task.title)
-    splits = np.array([clip.split for clip in clips])
+    splits = np.array([GENERATED if clip.origin == "generated" else clip.split for clip in clips])
     for output, embeddings in found.items():
-        for split in (TRAIN, TEST):
+        for split in (TRAIN, TEST, *([GENERATED] if bank else [])):
             write_embeddings(embeddings_file(folder, split, output), embeddings[splits == split])
     return {"bf16": bf16}
 
@@ -161,7 +168,7 @@ def _score(task: Task, context: Context, folder: Path, progress: Progress) -> di
     files = [embeddings_file(embedded, split, task.spec["output"]) for split in (TRAIN, TEST)]
     train, test = map(read_embeddings, files)
     progress(0.0, task.title)
-    scored = score(task.spec["scorer"], train, test)
+    scored = score(task.spec["scorer"], train, test, generated_embeddings(embedded, task.spec["output"]))
     for section, (evidence, asked, known) in scored.evidence.items():
         write_evidence(evidence_file(folder, section), evidence, test.clip_ids[asked], train.clip_ids[known])
     table = pd.concat(
@@ -187,8 +194,17 @@ class Scored:
     evidence: dict[str, tuple[Evidence, np.ndarray, np.ndarray]] = field(default_factory=dict)
 
 
-def score(spec: dict[str, Any], train: EmbeddingSet, test: EmbeddingSet) -> Scored:
-    """Fit a scorer to training clips and judge test clips; each section has its own memory."""
+def generated_embeddings(embedded: Path, output: str) -> EmbeddingSet | None:
+    """Of generated clips, in the folder of an embed task that has embedded some."""
+    path = embeddings_file(embedded, GENERATED, output)
+    return read_embeddings(path) if path.is_file() else None
+
+
+def score(
+    spec: dict[str, Any], train: EmbeddingSet, test: EmbeddingSet, generated: EmbeddingSet | None = None
+) -> Scored:
+    """Fit a scorer to training clips, and to generated ones if there are any, and judge test clips; each section has
+    its own memory."""
     scored = Scored(np.zeros(len(train)), np.zeros(len(test)))
     strangers = ~np.isin(test.sections, train.sections)
     if strangers.any():
@@ -198,7 +214,8 @@ def score(spec: dict[str, Any], train: EmbeddingSet, test: EmbeddingSet) -> Scor
         )
     for section in np.unique(train.sections):
         known, asked = train.sections == section, test.sections == section
-        scorer = SCORERS.create(spec).fit(train[known])
+        more = None if generated is None else generated[generated.sections == section]
+        scorer = SCORERS.create(spec).fit(train[known], more)
         scored.training[known] = scorer.training_scores()
         if asked.any():
             scored.test[asked], evidence = scorer.judge(test[asked])
@@ -218,6 +235,8 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
     trained = inputs_of_kind(task, "train")
     notices = [encoder.notice for encoder in system.encoders.values() if encoder.notice]
     notices += [said for t in trained for said in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
+    made = {t.spec["machine"]: generated.facts(t, context.workspace) for t in inputs_of_kind(task, "screen")}
+    notices += generated.notices(made)
     if is_transductive(system):
         notices.append(
             "Transductive: what is said of a clip depends on the other test clips. Not for a running machine."
@@ -259,6 +278,7 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": machine_of(t)} for t in all_inputs(task)],
         "scores": {machine: {name: t.key for name, t in tasks.items()} for machine, tasks in by_machine.items()},
         "notices": sorted(set(notices)),
+        "generated": made,  # by machine: clips drawn, kept, and short of what was wanted
         "created": time.time(),
         "seconds": sum(read_json(t.folder(context.workspace) / "meta.json")["seconds"] for t in all_inputs(task)),
     }
@@ -266,7 +286,18 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
     return {}
 
 
-_WORK = {"train": _train, "embed": _embed, "score": _score, "run": _run}
+_WORK = {
+    "generator": generated.train_generator,
+    "judge": generated.train_judge,
+    "generate": generated.generate,
+    "screen": generated.screen,
+    "quality": quality.measure,
+    "train": _train,
+    "embed": _embed,
+    "score": _score,
+    "run": _run,
+}
+TOGETHER = ("generator", "judge", "train")  # what several processes do side by side, the others wait for
 
 
 def _batch_values(system: System, scored: Task, context: Context) -> np.ndarray | None:

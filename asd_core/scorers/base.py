@@ -19,6 +19,7 @@ class Scorer(ABC):
     name: ClassVar[str]
     takes: ClassVar[str] = "vector"  # kind of embedding: "vector", "bands" or "patches", see EmbeddingSet
     gives_evidence: ClassVar[bool] = False  # whether `judge` tells where scores come from
+    takes_generated = False  # whether `fit` can learn from generated clips too
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
 
     def expect(self, shape: tuple[int, ...]) -> None:  # noqa: B027  most scorers take any shape
@@ -28,11 +29,23 @@ class Scorer(ABC):
             AsdError: says what is needed.
         """
 
-    def fit(self, train: EmbeddingSet) -> Self:
-        """Learn from normal clips with known domains; a second call forgets the first."""
+    def fit(self, train: EmbeddingSet, generated: EmbeddingSet | None = None) -> Self:
+        """Learn from normal clips with known domains; a second call forgets the first.
+
+        `generated` clips are further examples of what is normal. How far normal clips usually lie is told by recorded
+        ones alone, and `training_scores` are theirs.
+        """
         if not len(train):
             raise AsdError(f"Scorer {self.name} was given no training clip; it needs at least one normal clip.")
         _require_finite(train)
+        self.generated_ = None if generated is None or not len(generated) else generated
+        if self.generated_ is not None:
+            if not self.takes_generated:
+                raise AsdError(
+                    f"Scorer {self.name} cannot compare with generated clips. Write bank: false under the system's "
+                    f"synthesis, so that only the training of its encoders uses them."
+                )
+            _require_finite(self.generated_)
         self.train_ = train
         self._fit(train)
         return self
@@ -104,14 +117,15 @@ def folds(train: EmbeddingSet, count: int = 5) -> np.ndarray:
     return fold
 
 
-def held_out_scores(scorer: Scorer, train: EmbeddingSet) -> np.ndarray:
-    """(N,) scores of each clip from a scorer fitted on the other folds; `scorer` is refitted on the way."""
+def held_out_scores(scorer: Scorer, train: EmbeddingSet, generated: EmbeddingSet | None = None) -> np.ndarray:
+    """(N,) scores of each clip from a scorer fitted on the other folds, and on all `generated` clips; `scorer` is
+    refitted on the way."""
     fold = folds(train)
     scores = np.zeros(len(train))
     for number in np.unique(fold):
         held_out = fold == number
         rest = train[~held_out] if (~held_out).any() else train  # a single clip can only judge itself
-        scores[held_out] = scorer.fit(rest).score(train[held_out])
+        scores[held_out] = scorer.fit(rest, generated).score(train[held_out])
     return scores
 
 

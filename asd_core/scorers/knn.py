@@ -78,6 +78,7 @@ class KNN(Scorer):
         self.smote, self.smote_k, self.smote_seed, self.smote_round = smote, smote_k, smote_seed, smote_round
         self.density, self.density_k, self.density_scale = density, density_k, density_scale
         self.density_k_target = density_k if density_k_target is None else density_k_target
+        self.takes_generated = density is None  # they would make their domain look dense
 
     def _fit(self, train: EmbeddingSet) -> None:
         x = zscored(train.x) if self.clip_zscore else train.x
@@ -101,6 +102,14 @@ class KNN(Scorer):
         if self.smote is not None:
             extra = self._synthetic(np.ones(len(target), dtype=bool))
             self.banks_ = [bank.with_rows(extra) if (bank.rows & target).any() else bank for bank in self.banks_]
+        self.banks_ = [self._with_generated(bank) for bank in self.banks_]
+
+    def _with_generated(self, bank: Bank) -> Bank:
+        """A bank with the generated clips of its domains."""
+        if self.generated_ is None:
+            return bank
+        here = np.isin(self.generated_.domains, self.train_.domains[bank.rows])
+        return bank.with_rows(self._prepared(self.generated_.x[here]))
 
     def _bank(self, rows: np.ndarray, k: int, density_k: int) -> Bank:
         if self.density is None:
@@ -130,6 +139,7 @@ class KNN(Scorer):
                 for own, bank in zip(distances, self.banks_, strict=True):
                     if bank.rows[i] and (bank.rows & others).any():
                         rest = Bank(self.x_, bank.rows & others, bank.k, self.metric).with_rows(self._synthetic(others))
+                        rest = self._with_generated(rest)
                         own[i] = rest.distances(self.x_[i : i + 1])[0]
         scores, _ = self._smallest(distances)
         return np.where(np.isfinite(scores), scores, 0.0)  # the only clip has nothing to be compared with

@@ -21,15 +21,18 @@ class Mahalanobis(Scorer):
     """
 
     name = "mahalanobis"
+    takes_generated = True
 
     def __init__(self, standardise: bool = False) -> None:
         self.standardise = standardise
 
     def _fit(self, train: EmbeddingSet) -> None:
-        x = train.x.astype(np.float64)
-        domains = np.unique(train.domains)
-        means = {domain: x[train.domains == domain].mean(axis=0) for domain in domains}
-        centred = x - np.stack([means[domain] for domain in train.domains])
+        known = [train] if self.generated_ is None else [train, self.generated_]
+        x = np.concatenate([clips.x for clips in known]).astype(np.float64)
+        domain_of = np.concatenate([clips.domains for clips in known])
+        domains = np.unique(domain_of)
+        means = {domain: x[domain_of == domain].mean(axis=0) for domain in domains}
+        centred = x - np.stack([means[domain] for domain in domain_of])
         deviation = centred.std(axis=0) if self.standardise else np.ones(x.shape[1])
         self.scale_ = 1 / np.where(deviation > 0, deviation, 1.0)
         self.means_ = np.stack([means[domain] * self.scale_ for domain in domains])  # (domains, D)
@@ -41,7 +44,7 @@ class Mahalanobis(Scorer):
         return np.sqrt(np.square(whitened).sum(axis=1)).min(axis=0), None
 
     def _training_scores(self) -> np.ndarray:
-        return held_out_scores(Mahalanobis(self.standardise), self.train_)
+        return held_out_scores(Mahalanobis(self.standardise), self.train_, self.generated_)
 
 
 def _covariance(centred: np.ndarray) -> np.ndarray:

@@ -365,8 +365,17 @@ def _optimiser(learner: nn.Module, options: Train, depths: Mapping[str, int]) ->
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Precision "auto" is bf16 where the GPU computes in it, else fp32."""
-    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    """Precision "auto" is bf16 where the GPU computes in it, else fp32; "fast" also where the processor does."""
+    if device.type == "cpu":
+        return precision == "bf16" or (precision == "fast" and _cpu_has_bf16())
+    gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return precision == "bf16" or (precision in ("auto", "fast") and gpu)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bf16 itself; those that do not are slower with it."""
+    has = [getattr(torch.cpu, name, bool) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
+    return any(ask() for ask in has)
 
 
 def _copy(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,123 @@
+"""What the generator works on: whitened waveforms, looked at through a short-time Fourier transform.
+
+A clip is divided, frequency by frequency, by the mean spectrum of its condition and microphone. What is left is white
+on average, so white noise that is multiplied by that spectrum again has the right level and colour before anything is
+learnt, and learning goes into what makes a machine more than coloured noise: tones, strokes, knocks. The division is a
+filter, so a sample is a waveform at every step, and nothing needs a vocoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asd_core.synthesis.conditions import Condition
+from asd_core.types import AsdError
+
+N_FFT, HOP = 1024, 512  # 64 ms every 32 ms: resolves the harmonics of a shaft, smears a click by one frame
+BANDS = N_FFT // 2  # frequencies of the transform; 0 Hz is left out, recordings have nothing there
+SPECTRUM = 1025  # frequencies of a mean spectrum, 7.8 Hz apart
+FLOOR = 1e-10  # power density below which nothing is divided
+RIDGE = 0.1  # of the least squares behind an unrecorded combination
+
+_WINDOW = torch.hann_window(N_FFT)
+_SCALE = math.sqrt(2 / float(_WINDOW.square().sum()))  # white noise of variance 1 has parts of variance 1
+
+
+def log_power(wave: Tensor) -> Tensor:
+    """Natural log of the power density (…, SPECTRUM) of waveforms (…, T); 0 for white noise of variance 1."""
+    size = 2 * (SPECTRUM - 1)
+    window = torch.hann_window(size, device=wave.device)
+    flat = wave.reshape(-1, wave.shape[-1])
+    flat = F.pad(flat, (0, max(0, size - flat.shape[-1])))
+    power = torch.stft(flat, size, size // 4, window=window, return_complex=True).abs().square().mean(-1)
+    return (power / window.square().sum()).clamp_min(FLOOR).log().reshape(*wave.shape[:-1], SPECTRUM)
+
+
+def filtered(wave: Tensor, log_gain: Tensor) -> Tensor:
+    """Waveforms (…, T) through a filter without delay, its gain given by ln amplitude (…, SPECTRUM). Undone, up to
+    rounding, by the negative gain."""
+    frequencies = wave.shape[-1] // 2 + 1
+    flat = log_gain.reshape(-1, 1, SPECTRUM)
+    gain = F.interpolate(flat, size=frequencies, mode="linear", align_corners=True).exp()
+    gain = gain.reshape(*log_gain.shape[:-1], frequencies)
+    return torch.fft.irfft(torch.fft.rfft(wave) * gain, wave.shape[-1])
+
+
+def smoothed(values: Tensor, width: int) -> Tensor:
+    """Moving mean over the last axis, `width` odd; shorter at the ends."""
+    flat = F.avg_pool1d(values.reshape(-1, 1, values.shape[-1]), width, 1, width // 2, count_include_pad=False)
+    return flat.reshape(values.shape)
+
+
+class Spectra:
+    """Mean log power spectra (C, SPECTRUM) by condition: the mean over clips of `log_power`."""
+
+    def __init__(self, means: Mapping[str, np.ndarray]) -> None:
+        self.means = {text: np.asarray(mean, dtype=np.float32) for text, mean in means.items()}
+
+    @classmethod
+    def measured(cls, waves: Iterable[np.ndarray], conditions: Sequence[Condition], channels: int) -> Spectra:
+        """Of recordings (C, T), one after the other, and their conditions."""
+        sums: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros((channels, SPECTRUM)))
+        counts: defaultdict[str, int] = defaultdict(int)
+        for wave, condition in zip(waves, conditions, strict=True):
+            sums[condition.text] += log_power(torch.from_numpy(wave[:channels])).numpy()
+            counts[condition.text] += 1
+        return cls({text: total / counts[text] for text, total in sums.items()})
+
+    def of(self, condition: Condition) -> Tensor:
+        """(C, SPECTRUM). A combination that nobody recorded gets what its parts add up to elsewhere: least squares over
+        the machine's recorded conditions, of which each fact adds its own number of decibels at each frequency."""
+        if condition.text in self.means:
+            return torch.from_numpy(self.means[condition.text])
+        recorded = [Condition.parse(text) for text in self.means]
+        recorded = [other for other in recorded if other.machine == condition.machine]
+        if not recorded:
+            raise AsdError(f"The generator has heard no clip of {condition.machine}, so it cannot make one.")
+        words = sorted({word for other in [*recorded, condition] for word in other.words})
+        facts = np.array([[word in other.words for word in words] for other in recorded], dtype=float)
+        heard = np.stack([self.means[other.text].ravel() for other in recorded])
+        mean = heard.mean(axis=0)
+        gram = facts.T @ facts + RIDGE * np.eye(len(words))
+        effects = np.linalg.solve(gram, facts.T @ (heard - mean))
+        own = np.array([word in condition.words for word in words], dtype=float)
+        return torch.from_numpy((mean + own @ effects).reshape(-1, SPECTRUM).astype(np.float32))
+
+
+def frames_of(samples: int) -> int:
+    """Frames of a waveform of that many samples, which `HOP` must divide."""
+    return samples // HOP + 1
+
+
+def analysed(wave: Tensor) -> Tensor:
+    """(…, T) → (…, 2, BANDS, M): real and imaginary part of the transform, each of variance 1 for white noise.
+
+    Phases are told against the middle of each band: a steady tone there keeps its phase from frame to frame.
+    """
+    flat = wave.reshape(-1, wave.shape[-1])
+    window = _WINDOW.to(wave.device)
+    found = torch.stft(flat, N_FFT, HOP, window=window, return_complex=True)[:, 1:] * _SCALE
+    found = found * _turns(found)
+    return torch.stack([found.real, found.imag], dim=1).reshape(*wave.shape[:-1], 2, BANDS, -1)
+
+
+def synthesised(parts: Tensor, samples: int) -> Tensor:
+    """The waveform (…, T) whose transform is nearest to (…, 2, BANDS, M)."""
+    flat = parts.reshape(-1, *parts.shape[-3:])
+    found = torch.complex(flat[:, 0].contiguous(), flat[:, 1].contiguous())
+    found = F.pad(found * _turns(found), (0, 0, 1, 0)) / _SCALE
+    wave = torch.istft(found, N_FFT, HOP, window=_WINDOW.to(parts.device), length=samples)
+    return wave.reshape(*parts.shape[:-3], samples)
+
+
+def _turns(found: Tensor) -> Tensor:
+    """±1 (BANDS, M): the phase that band k gains in m frames of half a window."""
+    band = torch.arange(1, BANDS + 1, device=found.device)[:, None]
+    return 1 - 2 * ((band * torch.arange(found.shape[-1], device=found.device)) % 2)

@@ -34,7 +34,7 @@ from asd_core.views.logmel import LogMel
 
 MICROPHONES: tuple[Channel, ...] = get_args(Channel)  # near, far: in the order of a recording's channels
 BANDS, LEAST_FRAMES = 128, 63  # mel bands; frames of 32 ms in the shortest excerpt, 2 s
-MASK_BANDS, MASK_FRAMES = 12, 12  # at most, of each excerpt: light, for a rare condition's mark may be narrow
+MASK = 6  # bands, and frames, covered at most, in every other excerpt: more would make whole clips all too certain
 SMOOTHING = 0.1
 BALANCE = 0.5  # classes are drawn in proportion to √count
 CHUNK = 32  # clips looked at together
@@ -99,12 +99,8 @@ class Judge(nn.Module):
         differ and as a clip's figures must not depend on its neighbours."""
         self.eval()
         for levels in spectrograms:
-            x = (
-                torch.from_numpy(_excerpt(levels, 0.0, max(levels.shape[-1], LEAST_FRAMES)))
-                .float()
-                .to(self.mean.device)
-            )
-            embeddings, logits = self(x)
+            whole = _excerpt(levels, 0.0, max(levels.shape[-1], LEAST_FRAMES))
+            embeddings, logits = self(torch.from_numpy(whole).float().to(self.mean.device))
             yield logits.softmax(dim=1).cpu().numpy(), embeddings.cpu().numpy()
 
 
@@ -324,7 +320,7 @@ class _Excerpts:
             batch, levels, starts, bands, times, wide, long, strict=True
         ):
             x.copy_(torch.from_numpy(_excerpt(own[0], start, frames)))
-            width, length = int(width * (MASK_BANDS + 1)), int(length * (MASK_FRAMES + 1))
+            width, length = (max(0, int((2 * share - 1) * (MASK + 1))) for share in (width, length))
             low, first = int(band * (BANDS - width + 1)), int(time * (frames - length + 1))
             x[low : low + width] = self.fill[low : low + width]
             x[:, first : first + length] = self.fill

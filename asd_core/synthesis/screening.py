@@ -11,7 +11,9 @@ in time, turned round at its ends, or lies under some noise: measured on the dem
 below 0.4. Noise of the same spectrum has 0.9, clips of steady machines 0.7 to 0.95, of machines with strokes or clicks
 0.25 to 0.6, as the same thing happens in all of them. How near is too near is therefore read off the recordings: a
 generated clip is a near copy if it lies closer to a recording than all but the nearest 1 % of recordings lie to one
-another.
+another. Of fewer than 100 that is the nearest pair. Whoever is the newest of N + 1 recordings belongs to their nearest
+pair with probability 2 / (N + 1), so that often each microphone calls a clip a copy that is as new as any recording:
+with two microphones, one clip in 18 of the demo's (N = 70), one in six where there are 23. It costs draws, not quality.
 
 Where recordings overlap one another, as windows cut from one long take do, that yardstick may be short: such windows
 are copies of each other themselves, and only what repeats one of them more closely than its neighbours do is found.
@@ -50,6 +52,7 @@ MORE_SILENCE = 0.02  # share of frames that may be silent beyond what is in the 
 FULL_SCALE, CLIPPED = 0.999, 1e-3  # of a sample's range; share of such samples that is always allowed
 QUIETEST = -200.0  # dBFS that digital silence is given
 BANDS = 64  # mel bands that copies are looked for in
+DEEPEST = 30.0  # dB below a band's median: one gap of digital silence would outweigh everything else in a clip
 LEAST_OVERLAP = 0.4  # of the shorter clip; a copy turned round in its middle has two halves without their edges
 LEAST_ENERGY = 0.1  # of a clip's whole, for an overlap with next to nothing in it proves nothing
 CHUNK = (64, 256)  # generated and recorded clips correlated together: tens of MB
@@ -72,8 +75,8 @@ class Rule:
         low, high = self.confidence
         if not 0 <= low < high <= 1:
             raise ValueError(f"confidence must be [lowest, highest] between 0 and 1, got {list(self.confidence)}")
-        if not 0 <= self.near_copy < 1:
-            raise ValueError(f"near_copy must lie in [0, 1), got {self.near_copy}")
+        if not 0 <= self.near_copy <= 1:
+            raise ValueError(f"near_copy must lie between 0 and 1, got {self.near_copy}")
         if not self.level_margin >= 0:
             raise ValueError(f"level_margin must be at least 0 dB, got {self.level_margin}")
 
@@ -280,6 +283,7 @@ def pattern(x: np.ndarray) -> np.ndarray:
     """
     levels = _LOGMEL(x[None])
     levels = levels[:, 1:-1] if levels.shape[1] > 2 else levels
+    levels = np.maximum(levels, np.median(levels, axis=1, keepdims=True) - DEEPEST)
     levels = levels - levels.mean(axis=1, keepdims=True)
     deviation = levels.std(axis=1, keepdims=True)
     return np.where(deviation > 1e-3, levels / np.maximum(deviation, 1e-3), np.float32(0))  # dB: digital silence

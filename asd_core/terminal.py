@@ -186,11 +186,13 @@ def print_quality(distances: pd.DataFrame, samples: pd.DataFrame, name: str, kin
         "clips of the condition. other: recorded clips of the nearest other condition. noise: shaped to the mean "
         "spectrum.",
     )
-    near = distances[(distances["space"] == "log-mel") & (distances["measure"] == "Fréchet")]
-    for one, yardstick in (("any other condition", "other"), ("shaped noise", "noise")):
-        compared = near.dropna(subset=["generated", yardstick])
-        closer = int((compared["generated"] < compared[yardstick]).sum())
-        out.print(f"Closer than {one} (log-mel, Fréchet): {closer} of {len(compared)} conditions and microphones.")
+    for (space, measure), rows in distances[distances["reference"] == "held-out"].groupby(["space", "measure"]):
+        said = []
+        for one, yardstick in (("any other condition", "other"), ("shaped noise", "noise")):
+            compared = rows.dropna(subset=["generated", yardstick])
+            closer = int((compared["generated"] < compared[yardstick]).sum())
+            said.append(f"than {one} for {closer} of {len(compared)} conditions and microphones")
+        out.print(f"{space}, {measure}: closer to held-out clips {', '.join(said)}.", highlight=False, soft_wrap=True)
     print_table(
         samples.drop(columns="machine"),
         f"Generated clips, {title}",

@@ -41,8 +41,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             facts = train_generator(clips, options, Path(folder))
             generator = load_generator(Path(folder), options)
-        white = generator.draw(condition, 5 * SAMPLE_RATE, range(8))
-        waves = generator.coloured(white, condition, generator.equaliser(white))
+        drawn = generator.draw(condition, 5 * SAMPLE_RATE, range(8))
+        waves = generator.coloured(drawn, generator.equaliser(drawn.white))
         for i, one in enumerate(real.microphones):
             found = list(real.copies([pattern(wave[i]) for wave in waves], one))
             distance = np.array([row["copy_distance"] for row in found])

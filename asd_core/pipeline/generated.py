@@ -146,12 +146,12 @@ def generate(task: Task, context: Context, folder: Path, progress: Progress) -> 
     def draw(text: str, numbers: Sequence[int], tell: Callable[[float], object]) -> pd.DataFrame:
         """Candidates with these numbers: drawn, written, read again (rounded, cut at full scale), and screened."""
         condition = Condition.parse(text)
-        white = generator.draw(condition, samples, numbers, tell)
+        drawn = generator.draw(condition, samples, numbers, tell)
         if text not in equalisers:
-            equalisers[text] = generator.equaliser(white)
+            equalisers[text] = generator.equaliser(drawn.white)
             write_arrays(tuned, **equalisers)
         names = [condition.file_name(number) for number in numbers]
-        for name, wave in zip(names, generator.coloured(white, condition, equalisers[text]), strict=True):
+        for name, wave in zip(names, generator.coloured(drawn, equalisers[text]), strict=True):
             with replacing(folder / name) as temporary:
                 audio.write(temporary, wave)
         heard = [audio.read(folder / name) for name in names]

@@ -79,7 +79,7 @@ def train_generator(
 
     def keep() -> dict[str, Any]:
         checkpoint.save_weights(folder / "model.safetensors", denoiser)
-        write_arrays(folder / "spectra.npz", **spectra.means)
+        write_arrays(folder / "spectra.npz", **spectra.arrays())
         write_arrays(folder / "losses.npz", losses=history.losses)
         write_json(folder / "generator.json", about)
         return {
@@ -108,13 +108,13 @@ class Excerpts:
     denoiser: Denoiser
     vocabulary: Sequence[str]
     samples: int
-    kept: dict[int, Tensor] = field(default_factory=dict, compare=False)
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
 
     @property
     def rows(self) -> list[tuple[int, slice]]:
         """Clip and microphones of every example."""
         together = self.denoiser.channels
-        every = range(0, next(iter(self.spectra.means.values())).shape[0], together)
+        every = range(0, self.spectra.channels, together)
         return [(clip, slice(first, first + together)) for first in every for clip in range(len(self.clips))]
 
     def __len__(self) -> int:
@@ -126,27 +126,28 @@ class Excerpts:
         whole = self._whitened([clip for clip, _ in chosen])
         starts, signs = torch.rand(2, len(chosen), generator=generator)
         parts, spectra, words = [], [], []
-        for (clip, microphones), wave, start, sign in zip(chosen, whole, starts, signs, strict=True):
+        for (clip, microphones), (wave, spectrum), start, sign in zip(chosen, whole, starts, signs, strict=True):
             first = int(start * (wave.shape[-1] - self.samples + 1))
             part = wave[microphones, first : first + self.samples]
             parts.append(part if sign < 0.5 else -part)  # upside down it sounds the same
-            condition = self.conditions[clip]
-            spectra.append(bands_of(self.spectra.of(condition))[microphones])
-            words.append(condition.words + words_of(microphones, self.vocabulary))
+            spectra.append(spectrum[microphones])
+            words.append(self.conditions[clip].words + words_of(microphones, self.vocabulary))
         return torch.stack(parts), facts_of(words, self.vocabulary), torch.stack(spectra)
 
-    def _whitened(self, clips: Sequence[int]) -> list[Tensor]:
+    def _whitened(self, clips: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Whole clips (C, T), white, and what the network is told of their spectra (C, BANDS)."""
         missing = [clip for clip in dict.fromkeys(clips) if clip not in self.kept]
         fresh = {}
         for clip, wave in zip(missing, stream([self.clips[i] for i in missing], lambda wave: wave), strict=True):
-            spectrum = self.spectra.of(self.conditions[clip])
-            fresh[clip] = filtered(torch.from_numpy(wave[: len(spectrum)]), -spectrum / 2)
-        held = sum(wave.nbytes for wave in self.kept.values()) if fresh else 0
+            heard = torch.from_numpy(wave[: self.spectra.channels])
+            spectrum = self.spectra.near(self.conditions[clip], log_power(heard))
+            fresh[clip] = filtered(heard, -spectrum / 2), bands_of(spectrum)
+        held = sum(white.nbytes for white, _ in self.kept.values()) if fresh else 0
         found = [self.kept[clip] if clip in self.kept else fresh[clip] for clip in clips]
-        for clip, white in fresh.items():
-            held += white.nbytes
+        for clip, pair in fresh.items():
+            held += pair[0].nbytes
             if held <= CACHE:
-                self.kept[clip] = white
+                self.kept[clip] = pair
         return found
 
 
@@ -170,7 +171,7 @@ class Generator:
 
     @property
     def channels(self) -> int:
-        return next(iter(self.spectra.means.values())).shape[0]
+        return self.spectra.channels
 
     def draw(
         self,
@@ -178,42 +179,45 @@ class Generator:
         samples: int,
         numbers: Sequence[int],
         tell: Callable[[float], object] = lambda fraction: None,
-    ) -> Tensor:
-        """Whitened waveforms (B, C, samples) of the candidates with these numbers; each number has its own noise.
+    ) -> Drawn:
+        """The candidates with these numbers; each number has its own spectrum and noise.
 
         Raises:
             AsdError: the condition has a machine or a fact that the generator was not trained on.
         """
         if unknown := [word for word in condition.words if word not in self.vocabulary]:
             raise AsdError(f"The generator was not trained on {unknown[0]}, which {condition.text} asks for.")
+        generators = [self._generator(condition, number) for number in numbers]
+        spectra = torch.stack([self.spectra.drawn(condition, own) for own in generators])
         own = self.denoiser.channels
         starts = range(0, self.channels, own)
-        parts = [
-            self._draw(condition, slice(first, first + own), samples, numbers, partial(_share, tell, n, len(starts)))
-            for n, first in enumerate(starts)
-        ]
-        return torch.cat(parts, dim=1)[..., :samples]
+        parts = []
+        for part, first in enumerate(starts):
+            microphones = slice(first, first + own)
+            words = condition.words + words_of(microphones, self.vocabulary)
+            told = partial(_share, tell, part, len(starts))
+            parts.append(self._draw(words, bands_of(spectra)[:, microphones], samples, generators, told))
+        return Drawn(torch.cat(parts, dim=1)[..., :samples], spectra)
 
     def _draw(
         self,
-        condition: Condition,
-        microphones: slice,
+        words: Sequence[str],
+        spectra: Tensor,
         samples: int,
-        numbers: Sequence[int],
+        generators: Sequence[torch.Generator],
         tell: Callable[[float], object],
     ) -> Tensor:
-        generators = [self._generator(condition, number, microphones.start) for number in numbers]
+        """Whitened waveforms (B, microphones drawn together, at least `samples`)."""
         shape = (self.denoiser.channels, self.denoiser.samples(samples))
         noise = torch.stack([torch.randn(shape, generator=own) for own in generators]).to(self.device)
-        words = condition.words + words_of(microphones, self.vocabulary)
-        facts = facts_of([words] * len(numbers), self.vocabulary).to(self.device)
-        spectrum = bands_of(self.spectra.of(condition))[microphones].expand(len(numbers), -1, -1).to(self.device)
+        facts = facts_of([words] * len(generators), self.vocabulary).to(self.device)
+        spectra = spectra.to(self.device)
 
         def told(x: Tensor, step: Tensor) -> Tensor:
-            return self.denoiser(x, step, facts, spectrum)
+            return self.denoiser(x, step, facts, spectra)
 
         def untold(x: Tensor, step: Tensor) -> Tensor:
-            return self.denoiser(x, step, untold_facts(facts), spectrum)
+            return self.denoiser(x, step, untold_facts(facts), spectra)
 
         options = self.options.sampling
         bf16 = loop.use_bf16(self.options.train.precision, self.device)
@@ -221,22 +225,29 @@ class Generator:
             drawn = sample(guided(told, untold, options.guidance), noise, options, generators, tell)
         return drawn.float().cpu()
 
-    def _generator(self, condition: Condition, number: int, microphone: int) -> torch.Generator:
-        place = (zlib.crc32(condition.text.encode()), number, microphone)
+    def _generator(self, condition: Condition, number: int) -> torch.Generator:
+        place = (zlib.crc32(condition.text.encode()), number)
         return torch.Generator().manual_seed(loop.seed_of(self.options.seed, *place))
 
-    def equaliser(self, drawn: Tensor) -> np.ndarray:
+    def equaliser(self, white: Tensor) -> np.ndarray:
         """ln amplitude (C, SPECTRUM) that makes whitened samples (B, C, T) white on average.
 
         A denoiser that has not learnt all there is, and few sampling steps, lose power, and not at all frequencies
         alike; what is lost is measured on samples and given back. No recording is looked at.
         """
-        return (-smoothed(log_power(drawn).mean(dim=0), EVEN) / 2).numpy()
+        return (-smoothed(log_power(white).mean(dim=0), EVEN) / 2).numpy()
 
-    def coloured(self, drawn: Tensor, condition: Condition, equaliser: np.ndarray) -> np.ndarray:
-        """Whitened samples → waveforms (B, C, T) float32 as the microphones would have recorded them."""
-        gain = self.spectra.of(condition) / 2 + torch.from_numpy(equaliser)
-        return filtered(drawn, gain.expand(len(drawn), -1, -1)).numpy()
+    def coloured(self, drawn: Drawn, equaliser: np.ndarray) -> np.ndarray:
+        """Waveforms (B, C, T) float32 as the microphones would have recorded them."""
+        return filtered(drawn.white, drawn.spectra / 2 + torch.from_numpy(equaliser)).numpy()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of the generator."""
+
+    white: Tensor  # (B, C, T) whitened waveforms
+    spectra: Tensor  # (B, C, SPECTRUM) log power that each is to have
 
 
 def _share(tell: Callable[[float], object], part: int, parts: int, fraction: float) -> None:
@@ -249,10 +260,11 @@ def load_generator(folder: Path, options: config.Generator, device: str = "auto"
     denoiser = _denoiser(options, about)
     checkpoint.load_weights(folder / "model.safetensors", denoiser)
     denoiser.requires_grad_(False).eval().to(loop.pick_device(device))
-    return Generator(options, denoiser, about["vocabulary"], Spectra(read_arrays(folder / "spectra.npz")))
+    return Generator(options, denoiser, about["vocabulary"], Spectra.read(read_arrays(folder / "spectra.npz")))
 
 
 def shaped_noise(generator: Generator, condition: Condition, samples: int, count: int, seed: int) -> np.ndarray:
     """(count, C, samples): noise with the condition's mean spectrum, what the generator must be better than."""
-    noise = torch.randn(count, generator.channels, samples, generator=torch.Generator().manual_seed(seed))
-    return generator.coloured(noise, condition, generator.equaliser(noise))
+    white = torch.randn(count, generator.channels, samples, generator=torch.Generator().manual_seed(seed))
+    spectra = generator.spectra.of(condition).expand(count, -1, -1)
+    return generator.coloured(Drawn(white, spectra), generator.equaliser(white))

@@ -1,7 +1,7 @@
 """What the generator works on: whitened waveforms, looked at through a short-time Fourier transform.
 
-A clip is divided, frequency by frequency, by the mean spectrum of its condition and microphone. What is left is white
-on average, so white noise that is multiplied by that spectrum again has the right level and colour before anything is
+A clip is divided, frequency by frequency, by its spectrum: the mean of its condition and microphone, and how far this
+clip is off in the few ways in which clips of the machine differ. What is left is white, so white noise that is multiplied by that spectrum again has the right level and colour before anything is
 learnt, and learning goes into what makes a machine more than coloured noise: tones, strokes, knocks. The division is a
 filter, so a sample is a waveform at every step, and nothing needs a vocoder.
 """
@@ -9,7 +9,6 @@ filter, so a sample is a waveform at every step, and nothing needs a vocoder.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -24,6 +23,7 @@ N_FFT, HOP = 1024, 512  # 64 ms every 32 ms: resolves the harmonics of a shaft, 
 BANDS = N_FFT // 2  # frequencies of the transform; 0 Hz is left out, recordings have nothing there
 SPECTRUM = 1025  # frequencies of a mean spectrum, 7.8 Hz apart
 FLOOR = 1e-10  # power density below which nothing is divided
+DIRECTIONS = 8  # in which the spectra of a machine's clips may differ from their mean
 RIDGE = 0.1  # of the least squares behind an unrecorded combination
 
 _WINDOW = torch.hann_window(N_FFT)
@@ -57,24 +57,56 @@ def smoothed(values: Tensor, width: int) -> Tensor:
 
 
 class Spectra:
-    """Mean log power spectra (C, SPECTRUM) by condition: the mean over clips of `log_power`."""
+    """Log power spectra (C, SPECTRUM): the mean over the clips of each condition, and how clips of a machine vary
+    around it, which a rare condition cannot tell by itself.
 
-    def __init__(self, means: Mapping[str, np.ndarray]) -> None:
+    Attributes:
+        means: by condition
+        spreads: by machine, (K, C, SPECTRUM): principal directions in which its clips differ from their condition's
+            mean, all microphones together, each as long as one standard deviation
+    """
+
+    def __init__(self, means: Mapping[str, np.ndarray], spreads: Mapping[str, np.ndarray]) -> None:
         self.means = {text: np.asarray(mean, dtype=np.float32) for text, mean in means.items()}
+        self.spreads = {machine: np.asarray(rows, dtype=np.float32) for machine, rows in spreads.items()}
 
     @classmethod
     def measured(cls, waves: Iterable[np.ndarray], conditions: Sequence[Condition], channels: int) -> Spectra:
         """Of recordings (C, T), one after the other, and their conditions."""
-        sums: defaultdict[str, np.ndarray] = defaultdict(lambda: np.zeros((channels, SPECTRUM)))
-        counts: defaultdict[str, int] = defaultdict(int)
-        for wave, condition in zip(waves, conditions, strict=True):
-            sums[condition.text] += log_power(torch.from_numpy(wave[:channels])).numpy()
-            counts[condition.text] += 1
-        return cls({text: total / counts[text] for text, total in sums.items()})
+        rows = np.stack([log_power(torch.from_numpy(wave[:channels])).numpy() for wave in waves])
+        texts = np.array([condition.text for condition in conditions])
+        machines = np.array([condition.machine for condition in conditions])
+        means = {str(text): rows[texts == text].mean(axis=0) for text in np.unique(texts)}
+        spreads = {}
+        for machine in np.unique(machines):
+            own = machines == machine
+            apart = rows[own] - np.stack([means[text] for text in texts[own]])
+            freedom = max(int(own.sum()) - len(np.unique(texts[own])), 1)
+            _, lengths, directions = np.linalg.svd(apart.reshape(len(apart), -1), full_matrices=False)
+            count = min(DIRECTIONS, int((lengths > 1e-3 * lengths.max(initial=1e-3)).sum()))
+            scaled = directions[:count] * lengths[:count, None] / math.sqrt(freedom)
+            spreads[str(machine)] = scaled.reshape(count, *rows.shape[1:])
+        return cls(means, spreads)
+
+    @property
+    def channels(self) -> int:
+        return next(iter(self.means.values())).shape[0]
+
+    def near(self, condition: Condition, own: Tensor) -> Tensor:
+        """The spectrum within the spread of the condition that is nearest to that of a clip (C, SPECTRUM)."""
+        mean, spread = self.of(condition), torch.from_numpy(self.spreads[condition.machine])
+        amounts = ((own - mean) * spread).sum((1, 2)) / spread.square().sum((1, 2))
+        return mean + torch.einsum("k,kcf->cf", amounts, spread)
+
+    def drawn(self, condition: Condition, generator: torch.Generator) -> Tensor:
+        """A spectrum (C, SPECTRUM) as one more clip of the condition might have it."""
+        spread = torch.from_numpy(self.spreads[condition.machine])
+        amounts = torch.randn(len(spread), generator=generator)
+        return self.of(condition) + torch.einsum("k,kcf->cf", amounts, spread)
 
     def of(self, condition: Condition) -> Tensor:
-        """(C, SPECTRUM). A combination that nobody recorded gets what its parts add up to elsewhere: least squares over
-        the machine's recorded conditions, of which each fact adds its own number of decibels at each frequency."""
+        """The mean (C, SPECTRUM). A combination that nobody recorded gets what its parts add up to elsewhere: least
+        squares over the machine's recorded conditions, of which each fact adds its own decibels at each frequency."""
         if condition.text in self.means:
             return torch.from_numpy(self.means[condition.text])
         recorded = [Condition.parse(text) for text in self.means]
@@ -89,6 +121,19 @@ class Spectra:
         effects = np.linalg.solve(gram, facts.T @ (heard - mean))
         own = np.array([word in condition.words for word in words], dtype=float)
         return torch.from_numpy((mean + own @ effects).reshape(-1, SPECTRUM).astype(np.float32))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """For a file; `Spectra.read` takes them."""
+        spreads = {f"spread {machine}": rows for machine, rows in self.spreads.items()}
+        return {f"mean {text}": mean for text, mean in self.means.items()} | spreads
+
+    @classmethod
+    def read(cls, arrays: Mapping[str, np.ndarray]) -> Spectra:
+        parts: dict[str, dict[str, np.ndarray]] = {"mean": {}, "spread": {}}
+        for name, values in arrays.items():
+            kind, _, rest = name.partition(" ")
+            parts[kind][rest] = values
+        return cls(parts["mean"], parts["spread"])
 
 
 def frames_of(samples: int) -> int:

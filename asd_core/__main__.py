@@ -68,6 +68,11 @@ def _workspace(root: Path) -> Workspace:
 # ------------------------------------------------------------------ train and score
 
 
+def _check_device(device: str) -> None:
+    if device not in ("auto", "cpu"):
+        raise typer.BadParameter(f'device "{device}" is not one of auto, cpu')
+
+
 @app.command()
 def run(
     systems: Annotated[
@@ -103,8 +108,7 @@ def run(
     names = config.system_names() if everything else systems or []
     if not names:
         raise typer.BadParameter("name at least one system, or --all; `systems` lists them")
-    if device not in ("auto", "cpu"):
-        raise typer.BadParameter(f'device "{device}" is not one of auto, cpu')
+    _check_device(device)
     with terminal.reporting(job) as progress:
         from asd_core import pipeline
         from asd_core.data.manifest import open_dataset
@@ -112,6 +116,8 @@ def run(
 
         chosen = [config.load_system(name) for name in names]
         if generator is not None:
+            if not any(system.synthesis for system in chosen):
+                raise AsdError("None of these systems uses generated clips; leave --generator out.")
             chosen = [config.with_generator(system, config.load_generator(generator)) for system in chosen]
         overlay = config.load_profile(profile)
         context = pipeline.Context(_workspace(workspace), open_dataset(data), device, checkpoint_seconds)
@@ -351,6 +357,7 @@ def generate(
 
     Systems that use such clips do the same by themselves. Example: generate --data demo --profile quick --dry-run
     """
+    _check_device(device)
     chosen = config.resolve_generator(config.load_generator(generator), config.load_profile(profile))
     if dry_run or output is not None:
         from asd_core import files
@@ -358,15 +365,10 @@ def generate(
 
         targets = api.generation_targets(open_dataset(data), chosen, machines)
         if output is not None:
-            if output.exists():
-                raise AsdError(f"{output} exists. Give a new name, or delete it first.")
-            files.write_text(
-                output,
-                config.generator_file(
-                    config.load_generator(generator),
-                    dict(zip(targets["condition"], targets["wanted"].tolist(), strict=True)),
-                ),
-            )
+            if output.exists() or output.suffix not in (".yaml", ".yml"):
+                raise AsdError(f"{output} exists or is no .yaml file. Give a new name that ends with .yaml.")
+            counts = dict(zip(targets["condition"], targets["wanted"].tolist(), strict=True))
+            files.write_text(output, config.generator_file(chosen, output.stem, counts))
             terminal.err.print(
                 f"Wrote {escape(str(output))}. Edit targets.counts, then: --generator {escape(str(output))}"
             )
@@ -403,7 +405,7 @@ def screen(
 
         context = pipeline.Context(_workspace(workspace), open_dataset(data))
         pipeline.record_verdicts(chosen, context, said)
-    _screened(chosen, data, machines, "auto", workspace, None, as_json, every)
+    _screened(chosen, data, machines, "auto", workspace, None, as_json, every, only_known=True)
 
 
 def _screened(
@@ -415,11 +417,12 @@ def _screened(
     job: Path | None,
     as_json: bool,
     every: bool = False,
+    only_known: bool = False,
 ) -> None:
     """Make and screen what is not there yet, and show what came of it."""
     import pandas as pd
 
-    tasks, context = _make_generated(chosen, data, machines, device, workspace, job, quality=False)
+    tasks, context = _make_generated(chosen, data, machines, device, workspace, job, only_known=only_known)
     folders = [task.folder(context.workspace) for task in tasks if task.kind == "screen"]
     name = "candidates" if every else "shortfall"
     table = pd.concat([pd.read_parquet(folder / f"{name}.parquet") for folder in folders], ignore_index=True)
@@ -468,7 +471,8 @@ def _make_generated(
     device: str,
     workspace: Path,
     job: Path | None,
-    quality: bool,
+    quality: bool = False,
+    only_known: bool = False,
 ) -> tuple[list[pipeline.Task], pipeline.Context]:
     with terminal.reporting(job) as progress:
         from asd_core import pipeline
@@ -480,6 +484,8 @@ def _make_generated(
             logging.getLogger(__name__).warning("passed over: %s", problem)
         progress(0.0, "planning")
         tasks = pipeline.plan_generated(chosen, context, machines, quality)
+        if only_known and not all(task.done(context.workspace) for task in tasks if task.kind == "generate"):
+            raise AsdError("There are no generated clips with these settings yet. `generate` makes them.")
         outcome = local.run(tasks, context, progress)
     if not outcome.main:
         raise typer.Exit

@@ -7,7 +7,7 @@
       runs/<run id>/             run.json  scores.parquet  metrics.json      what the app and `table` read
       datasets/<name>/           dataset.json: name, kind and root of the recordings
       exports/<name>/            submission packages
-      verdicts/<key>.jsonl       what people said of generated clips, by the task that made them
+      verdicts/<key>.jsonl       what people said of generated clips
       jobs/<id>/                 see `jobs`
       cache/                     fingerprints, spectrogram pictures; may be deleted at any time
 
@@ -60,8 +60,8 @@ class Workspace:
     def dataset(self, name: str) -> Path:
         return self.root / "datasets" / name
 
-    def verdicts(self, drawn: str) -> Path:
-        return self.root / "verdicts" / f"{drawn}.jsonl"
+    def verdicts(self, log: str) -> Path:
+        return self.root / "verdicts" / f"{log}.jsonl"
 
     @property
     def exports(self) -> Path:

@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from asd_core.registry import did_you_mean
 from asd_core.types import AsdError
@@ -172,6 +182,8 @@ class Network(Strict):
     def _levels_fit(self) -> Self:
         if self.attention > len(self.widths):
             raise ValueError(f"attention on {self.attention} levels, but widths has {len(self.widths)}")
+        if (512 // self.patch[0]) % 2 ** (len(self.widths) - 1):
+            raise ValueError(f"512 bands in cells of {self.patch[0]} cannot be halved {len(self.widths) - 1} times")
         return self
 
 
@@ -180,8 +192,14 @@ class Sampling(Strict):
 
     steps: int = Field(default=50, ge=1, le=1000)
     eta: float = Field(default=0.0, ge=0, le=1)  # noise added on the way: 0 none, 1 as DDPM
-    guidance: float = Field(default=1.0, ge=0)  # 0 forgets the condition, 1 the model itself, more exaggerates
+    guidance: float = Field(default=1.0, ge=0)  # 0 forgets all but the spectrum, 1 the model itself, more exaggerates
     batch: int = Field(default=8, ge=1)  # clips drawn together
+
+    @model_validator(mode="after")
+    def _steps_fit(self) -> Self:
+        if 1000 % self.steps:  # diffusers would step past the places it looks at
+            raise ValueError(f"sampling steps must divide 1000, such as 20, 25, 40, 50, 100; got {self.steps}")
+        return self
 
 
 class Judge(Strict):
@@ -273,6 +291,14 @@ class System(Strict):
     fusion: Component = Component(name="weighted")
     decision: Component = Component(name="percentile")
     variants: dict[str, dict[str, Any]] = {}  # what "<name>+<variant>" changes, key by key; a list as a whole
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A system without generated clips says nothing of them, and has the digest it had before there were any."""
+        values = handler(self)
+        if values.get("synthesis", 0) is None:
+            del values["synthesis"]
+        return values
 
     @property
     def streams(self) -> list[tuple[str, list[str]]]:
@@ -400,10 +426,11 @@ def load_generator(name: str) -> Generator:
     return load(Generator, _named(CONFIGS / "generators", "generator", name))
 
 
-def generator_file(generator: Generator, counts: Mapping[str, int]) -> str:
-    """A YAML file of `generator` that asks for these numbers of clips, by condition."""
-    values = generator.model_dump(mode="json", exclude_unset=True)
-    values["targets"] = values.get("targets", {}) | {"counts": dict(counts)}
+def generator_file(generator: Generator, name: str, counts: Mapping[str, int]) -> str:
+    """A YAML file of `generator` as it is, profile included, under another name, so that no profile changes it again.
+    It asks for these numbers of clips, by condition, and for no others."""
+    values = generator.model_dump(mode="json") | {"name": name}
+    values["targets"] |= {"share": 0.0, "rare": 0.0, "counts": dict(counts)}
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 

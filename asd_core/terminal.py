@@ -186,6 +186,8 @@ def print_quality(distances: pd.DataFrame, samples: pd.DataFrame, name: str, kin
         "clips of the condition. other: recorded clips of the nearest other condition. noise: shaped to the mean "
         "spectrum.",
     )
+    if distances.empty:
+        out.print("No clip is kept, so there is nothing to measure; `screen --clips` tells why.")
     for (space, measure), rows in distances[distances["reference"] == "held-out"].groupby(["space", "measure"]):
         said = []
         for one, yardstick in (("any other condition", "other"), ("shaped noise", "noise")):

@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from asd_core import config, metrics, pipeline
 from asd_core.artifacts import Workspace
@@ -34,7 +35,12 @@ from asd_core.scorers.knn import KNN
 from asd_core.scorers.localized import Localized
 from asd_core.scorers.subband import Subband
 from asd_core.scorers.units import UnitBank
+from asd_core.synthesis.diffusion import Denoising
+from asd_core.synthesis.network import Denoiser
+from asd_core.synthesis.representation import BANDS as BANDS_OF_STFT
+from asd_core.synthesis.representation import HOP, frames_of
 from asd_core.terminal import out, print_table
+from asd_core.training.loop import use_bf16
 from asd_core.tuning import Labelled, triples, tune
 from asd_core.types import EmbeddingSet
 from asd_core.views import VIEWS
@@ -317,12 +323,66 @@ def subband() -> list[object]:
     return ["sub-band, three views, 200 × 1000 clips", f"{took:.2f} s", f"{took / product:.1f}× the matrix products"]
 
 
+def generator(profile: str) -> list[list[object]]:
+    """A training step and the drawing of clips, operations counted by torch, beside one large matrix product."""
+    options = config.resolve_generator(config.load_generator("diffusion"), config.load_profile(profile))
+    denoiser = Denoiser(options.network, words=60, channels=2).to(DEVICE)
+    learner = Denoising(denoiser, options.untold)
+    optimiser = torch.optim.AdamW(learner.parameters(), lr=1e-4, fused=True)
+    bf16 = use_bf16(options.train.precision, DEVICE)
+    size = options.train.batch_size if DEVICE.type == "cuda" or profile == "quick" else 2
+    facts, spectrum = torch.zeros(size, 61, device=DEVICE), torch.zeros(size, 2, BANDS_OF_STFT, device=DEVICE)
+
+    def looked(samples: int, learn: bool) -> tuple[Callable[[], None], float]:
+        x = torch.randn(size, 2, samples, device=DEVICE)
+
+        def work() -> None:
+            with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16), torch.set_grad_enabled(learn):
+                found = learner(x, facts, spectrum) if learn else denoiser(x, x.new_full((size,), 500), facts, spectrum)
+            if learn:
+                found.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+            synchronise()
+
+        with FlopCounterMode(display=False) as counter:
+            work()
+        return work, float(counter.get_total_flops())
+
+    a = torch.randn(4096, 4096, device=DEVICE, dtype=torch.bfloat16 if bf16 else torch.float32)
+    product = seconds(lambda: (a @ a, synchronise()))
+    peak = 2 * 4096**3 / product
+    frames = denoiser.frames * (frames_of(int(options.crop_seconds * 16_000)) // denoiser.frames)
+    rows: list[list[object]] = []
+    for samples, learn in (((frames - 1) * HOP, True), (denoiser.samples(160_000), False)):
+        work, operations = looked(samples, learn)
+        took = seconds(work, 3)
+        share = f"{operations / took / peak:.0%} of a matrix product's {peak / 1e9:.0f} GFLOP/s" + " in bf16" * bf16
+        if learn:
+            title = f"generator {profile}, training step, {size} × {samples / 16_000:.1f} s"
+            rows.append([title, f"{took:.3f} s", f"{size / took:.1f} excerpts/s; {share}"])
+        else:
+            passes = options.sampling.steps * (1 if options.sampling.guidance in (0, 1) else 2)
+            rate = size * samples / 16_000 / (took * passes)
+            title = f"generator {profile}, drawing {size} clips of 10 s, {passes} passes"
+            rows.append([title, f"{took * passes:.1f} s", f"{rate:.1f} s of sound per s; {share}"])
+    return rows
+
+
+def synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--patches", action="store_true", help="only the matching of patches, of all clips")
     parser.add_argument("--measure-patches", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--generator", action="store_true", help="only the generator of clips, both profiles")
     options = parser.parse_args()
-    if options.measure_patches:
+    if options.generator:
+        show([*generator("quick"), *generator("full")])
+    elif options.measure_patches:
         case, folder, share = options.measure_patches
         print(json.dumps(measure_patches(case, Path(folder), int(share))))
     elif options.patches:
@@ -346,6 +406,7 @@ def everything() -> None:
         second_run(),
         *patches(full=False),
         subband(),
+        *generator("quick"),
     ]
     frames = torch.randn(256, 640)
     rows.append(training_step("autoencoder", Autoencoder(), frames))

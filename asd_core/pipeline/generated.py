@@ -6,12 +6,14 @@ common with one that has them but the recordings.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from asd_core import config
@@ -20,7 +22,8 @@ from asd_core.config import Screening, validate
 from asd_core.data import audio
 from asd_core.files import digest, read_json, replacing
 from asd_core.pipeline.tasks import READING_VERSION, TRAINING_VERSION, Context, Task, inputs_of_kind
-from asd_core.types import SAMPLE_RATE, TRAIN, Clip, Progress
+from asd_core.types import SAMPLE_RATE, TRAIN, AsdError, Clip, Progress
+from asd_core.views.logmel import LogMel
 
 if TYPE_CHECKING:
     from asd_core.synthesis.screening import Rule, Verdicts
@@ -35,9 +38,10 @@ SCREENING_VERSION = 1  # synthesis.screening
 
 def kept_tasks(options: config.Generator, context: Context, machines: Sequence[str]) -> dict[str, Task]:
     """By machine, the task whose folder tells which generated clips are kept; none for a machine that needs none."""
-    from asd_core.synthesis.conditions import find_targets
+    from asd_core.synthesis.conditions import check_counts, find_targets
 
     clips = [clip for machine in machines for clip in context.data.of(machine, TRAIN)]
+    check_counts(clips, options.targets)
     targets = {
         machine: find_targets([c for c in clips if c.machine == machine], options.targets) for machine in machines
     }
@@ -57,7 +61,7 @@ def kept_tasks(options: config.Generator, context: Context, machines: Sequence[s
         (),
         4.0 * count,
     )
-    key = digest(["judge", JUDGE_VERSION, versions, values["judge"], options.seed, prints])
+    key = digest(["judge", JUDGE_VERSION, LogMel.version, versions, values["judge"], options.seed, prints])
     judge = Task("judge", key, f"train the judge on {count} machines", shared, (), 1.0 * count)
     kept = {}
     for machine, wanted in targets.items():
@@ -65,20 +69,23 @@ def kept_tasks(options: config.Generator, context: Context, machines: Sequence[s
             continue
         counts = {target.condition.text: target.wanted for target in wanted}
         parts = {name: values[name] for name in ("sampling", "screening")}
-        key = digest(["generate", SCREENING_VERSION, parts, counts, machine, generator.key, judge.key])
-        spec = {"generator": values, "machine": machine, "counts": counts}
+        versions = [SCREENING_VERSION, LogMel.version]
+        key = digest(["generate", versions, parts, counts, machine, generator.key, judge.key])
+        # the same clips come again when other numbers are asked for or the rule changes, and so do verdicts on them
+        log = digest(["verdicts", parts["sampling"], machine, generator.key])
+        spec = {"generator": values, "machine": machine, "counts": counts, "log": log}
         drawn = Task("generate", key, f"generate clips of {machine}", spec, (generator, judge), 2.0)
-        said = verdicts(context.workspace, drawn.key).digest()
+        said = verdicts(context.workspace, log).deciding()
         key = digest(["screen", SCREENING_VERSION, said, drawn.key])
         kept[machine] = Task("screen", key, f"screen clips of {machine}", spec | {"verdicts": said}, (drawn,), 0.1)
     return kept
 
 
-def verdicts(workspace: Workspace, drawn: str) -> Verdicts:
-    """What people said of the candidates of a generate task."""
+def verdicts(workspace: Workspace, log: str) -> Verdicts:
+    """What people said of a machine's candidates; `log` stands in the spec of the tasks that make and screen them."""
     from asd_core.synthesis.screening import Verdicts
 
-    return Verdicts(workspace.verdicts(drawn))
+    return Verdicts(workspace.verdicts(log))
 
 
 def kept_clips(tasks: Sequence[Task], workspace: Workspace) -> tuple[Clip, ...]:
@@ -137,7 +144,7 @@ def generate(task: Task, context: Context, folder: Path, progress: Progress) -> 
     generator = load_generator(trained.folder(context.workspace), options, context.device)
     judge = load_judge(judging.folder(context.workspace), context.device)
     rule = rule_of(options.screening)
-    real = RealClips(context.data.of(machine, TRAIN))
+    real = RealClips(context.data.of(machine, TRAIN), generator.channels)
     samples = int(context.longest(machine) * SAMPLE_RATE)
     saved, tuned = folder / ".candidates.parquet", folder / ".equalisers.npz"
     table = read_table(saved) if saved.is_file() else pd.DataFrame(columns=["condition", "passes"])
@@ -151,7 +158,10 @@ def generate(task: Task, context: Context, folder: Path, progress: Progress) -> 
             equalisers[text] = generator.equaliser(drawn.white)
             write_arrays(tuned, **equalisers)
         names = [condition.file_name(number) for number in numbers]
-        for name, wave in zip(names, generator.coloured(drawn, equalisers[text]), strict=True):
+        waves = generator.coloured(drawn, equalisers[text])
+        if not np.isfinite(waves).all():
+            raise AsdError(f"The generator gave samples of {text} that are not finite. Lower its learning rate.")
+        for name, wave in zip(names, waves, strict=True):
             with replacing(folder / name) as temporary:
                 audio.write(temporary, wave)
         heard = [audio.read(folder / name) for name in names]
@@ -167,7 +177,8 @@ def generate(task: Task, context: Context, folder: Path, progress: Progress) -> 
                 break
             told = f"{task.title}: {text}, {passed} of {wanted} pass after {len(own)}"
             tell = partial(_tell, progress, (place + passed / wanted) / len(counts), 1 / len(counts) / wanted, told)
-            fresh = draw(text, range(len(own), len(own) + options.sampling.batch), tell)
+            last = min(len(own) + options.sampling.batch, math.ceil(options.screening.most * wanted))
+            fresh = draw(text, range(len(own), last), tell)
             table = pd.concat([table, fresh], ignore_index=True) if len(table) else fresh
             write_table(saved, table)
     write_table(folder / "candidates.parquet", table)
@@ -186,8 +197,7 @@ def screen(task: Task, context: Context, folder: Path, progress: Progress) -> di
     progress(0.0, task.title)
     drawn = task.inputs[0]
     table = read_table(drawn.folder(context.workspace) / "candidates.parquet")
-    said = verdicts(context.workspace, drawn.key)
-    table, shortfall = keep(apply_verdicts(table, said.effective()), task.spec["counts"])
+    table, shortfall = keep(apply_verdicts(table, task.spec["verdicts"]), task.spec["counts"])
     write_table(folder / "candidates.parquet", table)
     write_table(folder / "kept.parquet", table[table["kept"]].reset_index(drop=True))
     write_table(folder / "shortfall.parquet", shortfall)

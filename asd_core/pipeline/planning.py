@@ -20,7 +20,7 @@ from asd_core.decision import DECISIONS
 from asd_core.files import digest
 from asd_core.fusion import FUSIONS
 from asd_core.pipeline.generated import kept_tasks, verdicts
-from asd_core.pipeline.quality import quality_task
+from asd_core.pipeline.quality import check_listener, quality_task
 from asd_core.pipeline.tasks import (
     EMBEDDING_VERSION,
     READING_VERSION,
@@ -210,6 +210,7 @@ def plan_generated(
         )
     last = list(kept.values())
     if quality:
+        check_listener(generator)
         start = generator.listener.start
         listeners = _train_tasks("start of the listener", start, context, every, generator.seed) if start else {}
         last = [quality_task(task, context, listeners.get(machine)) for machine, task in kept.items()]
@@ -227,14 +228,17 @@ def record_verdicts(generator: Generator, context: Context, said: Sequence[tuple
     for task in drawn:
         if task.done(context.workspace):
             table = read_table(task.folder(context.workspace) / "candidates.parquet")
-            known |= dict.fromkeys(table["clip"], task.key)
+            known |= dict.fromkeys(table["clip"], task.spec["log"])
     for clip, _ in said:
         if clip not in known:
             raise AsdError(
                 f"There is no generated clip {clip} with these settings. "
                 + (f"Such as: {next(iter(known))}; `screen --clips` lists them." if known else "`generate` makes some.")
             )
-    who = getpass.getuser()
+    try:
+        who = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        who = "unknown"
     for clip, verdict in said:
         verdicts(context.workspace, known[clip]).add(clip, verdict, who)  # type: ignore[arg-type]  # checked there
 
@@ -272,7 +276,8 @@ def _lack(data: DataSet, machine: str) -> str:
 def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int) -> Task:
     trained = {}
     synthesis = system.synthesis
-    kept = kept_tasks(synthesis.generator, context, machines) if synthesis else {}
+    made = kept_tasks(synthesis.generator, context, _machines(context.data, None)) if synthesis else {}
+    kept = {machine: task for machine, task in made.items() if machine in machines}
     if synthesis and not kept:
         log.warning("%s: no condition has too few clips, so none are generated", system.name)
     for branch in system.branches:

@@ -20,8 +20,8 @@ from asd_core.data import audio
 from asd_core.files import digest
 from asd_core.pipeline.embedding import load_encoder
 from asd_core.pipeline.generated import SCREENING_VERSION, candidates
-from asd_core.pipeline.tasks import Context, Task, input_of_kind, inputs_of_kind
-from asd_core.types import NORMAL, SAMPLE_RATE, TEST, TRAIN, Clip, Progress
+from asd_core.pipeline.tasks import EMBEDDING_VERSION, Context, Task, input_of_kind, inputs_of_kind
+from asd_core.types import NORMAL, SAMPLE_RATE, TEST, TRAIN, AsdError, Clip, Progress
 from asd_core.views import VIEWS
 from asd_core.views.logmel import LogMel
 
@@ -31,21 +31,55 @@ if TYPE_CHECKING:
     from asd_core.synthesis.quality import Sets
 
 QUALITY_VERSION = 1
+DISTANCES = [
+    *("machine", "condition", "microphone", "space", "measure", "reference"),
+    *("generated", "real", "other", "nearest", "noise", "rows", "said"),
+]
 FRAMES = 31  # of a log-mel window of one second
 WINDOW = 2 * SAMPLE_RATE  # samples of an excerpt for the encoder, one every second
 MICROPHONES = ("near", "far")
+MOST_OTHERS = 20  # clips of another condition that are listened to
 
 Space = Callable[[np.ndarray], np.ndarray]
 """A waveform (T,) → windows (N, D)."""
 
 
+def check_listener(generator: config.Generator) -> None:
+    """Before hours of training: is there such a view, network and output, and are its weights here?
+
+    Raises:
+        AsdError: says what is missing.
+    """
+    import torch
+
+    from asd_core.backbones import BACKBONES
+
+    where = f"generator {generator.name}, listener"
+    listener = generator.listener
+    VIEWS.create(listener.view.spec, where)
+    cls = BACKBONES[listener.backbone.name]
+    cls.files(listener.backbone.spec)
+    with torch.device("meta"):
+        backbone = BACKBONES.create(cls.resolve(listener.backbone.spec, longest_seconds=0.0), where)
+    fitting = [output for output in backbone.outputs if backbone.kind_of(output) == "vector"]
+    if listener.output not in fitting:
+        raise AsdError(
+            f'{where}: no output "{listener.output}" of one vector per clip. There is: {", ".join(fitting)}.'
+        )
+
+
 def quality_task(kept: Task, context: Context, listener: Task | None) -> Task:
     """The task that measures what a screen task keeps; `listener` is the training that the frozen encoder starts from."""
     machine = kept.spec["machine"]
+    from asd_core.backbones import BACKBONES
+
     prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
     inputs = (kept, listener) if listener else (kept,)
     asked = kept.spec["generator"]["listener"]
-    key = digest(["quality", QUALITY_VERSION, SCREENING_VERSION, asked, prints, [t.key for t in inputs]])
+    backbone, view = BACKBONES[asked["backbone"]["name"]], VIEWS[asked["view"]["name"]]
+    files = [context.digest(path) for path in backbone.files(asked["backbone"])]
+    versions = [QUALITY_VERSION, SCREENING_VERSION, EMBEDDING_VERSION, LogMel.version, backbone.version, view.version]
+    key = digest(["quality", versions, asked, files, prints, [t.key for t in inputs]])
     return Task("quality", key, f"measure the generated clips of {machine}", kept.spec, inputs, 1.0)
 
 
@@ -65,6 +99,7 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
     recordings = _recordings(context, machine)
     noise_seed = options.seed
     spaces = {"log-mel": _log_mel(), "encoder": _encoder(options.listener, task, context)}
+    heard_before: dict[tuple[str, int, str], np.ndarray] = {}
     distances, samples = [], []
     for place, text in enumerate(task.spec["counts"]):
         progress(place / len(task.spec["counts"]), f"{task.title}: {text}")
@@ -79,14 +114,19 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
         noise = list(_noise(generator, condition, length, max(len(generated), 2), noise_seed))
         for i, one in enumerate(MICROPHONES[: generator.channels]):
             for name, space in spaces.items():
-                sets = _sets(space, i, generated, reference, real, others, noise)
+                for text_, clips in others.items():
+                    if (text_, i, name) not in heard_before:
+                        waves = (audio.read(clip.path) for clip in clips[:MOST_OTHERS])
+                        heard_before[text_, i, name] = np.concatenate([space(wave[i]) for wave in waves])
+                rest = {other: heard_before[other, i, name] for other in others}
+                sets = _sets(space, i, generated, reference, real, rest, noise)
                 if sets is None:
                     continue
                 for title, distance in (("Fréchet", frechet), ("kernel", kernel_distance)):
                     found = compare(sets, distance)
                     row = {"machine": machine, "condition": text, "microphone": one, "space": name, "measure": title}
                     against = "held-out" if heard else "training"
-                    distances.append(row | {"reference": against} | found | {"said": verdict(found)})
+                    distances.append(row | {"reference": against} | found | {"said": verdict(found, against)})
             vectors = [_clip_vectors(waves, i) for waves in (generated, known or reference)]
             samples.append(
                 {
@@ -104,7 +144,7 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
                     "copies": float((own[f"{one}_copy_share"] < options.screening.near_copy).mean()),
                 }
             )
-    write_table(folder / "distances.parquet", pd.DataFrame(distances))
+    write_table(folder / "distances.parquet", pd.DataFrame(distances, columns=DISTANCES))
     write_table(folder / "samples.parquet", pd.DataFrame(samples))
     return {}
 
@@ -139,7 +179,7 @@ def _sets(
     generated: Sequence[np.ndarray],
     reference: Sequence[np.ndarray],
     real: Sequence[np.ndarray],
-    others: dict[str, list[Clip]],
+    others: dict[str, np.ndarray],
     noise: Sequence[np.ndarray],
 ) -> Sets | None:
     """Windows of everything as one microphone heard it; None where nothing is generated or there is no reference."""
@@ -154,7 +194,7 @@ def _sets(
         windows(generated),
         windows(reference),
         windows(real) if real else None,
-        {name: windows(audio.read(clip.path) for clip in clips[:20]) for name, clips in others.items()},
+        others,
         windows(noise),
     )
 

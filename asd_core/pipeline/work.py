@@ -278,10 +278,11 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": machine_of(t)} for t in all_inputs(task)],
         "scores": {machine: {name: t.key for name, t in tasks.items()} for machine, tasks in by_machine.items()},
         "notices": sorted(set(notices)),
-        "generated": made,  # by machine: clips drawn, kept, and short of what was wanted
         "created": time.time(),
         "seconds": sum(read_json(t.folder(context.workspace) / "meta.json")["seconds"] for t in all_inputs(task)),
     }
+    if made:
+        record["generated"] = made  # by machine: clips drawn, kept, and short of what was wanted
     write_json(folder / "run.json", record | tuning)
     return {}
 

@@ -27,12 +27,15 @@ class Mahalanobis(Scorer):
         self.standardise = standardise
 
     def _fit(self, train: EmbeddingSet) -> None:
-        known = [train] if self.generated_ is None else [train, self.generated_]
-        x = np.concatenate([clips.x for clips in known]).astype(np.float64)
-        domain_of = np.concatenate([clips.domains for clips in known])
-        domains = np.unique(domain_of)
-        means = {domain: x[domain_of == domain].mean(axis=0) for domain in domains}
-        centred = x - np.stack([means[domain] for domain in domain_of])
+        x = train.x.astype(np.float64)
+        domains = np.unique(train.domains)
+        means = {domain: x[train.domains == domain].mean(axis=0) for domain in domains}
+        centred = x - np.stack([means[domain] for domain in train.domains])
+        if self.generated_ is not None:  # they tell where a domain lies, not how far its clips scatter
+            more = self.generated_
+            every, domain_of = np.concatenate([x, more.x]), np.concatenate([train.domains, more.domains])
+            domains = np.unique(domain_of)
+            means = {domain: every[domain_of == domain].mean(axis=0) for domain in domains}
         deviation = centred.std(axis=0) if self.standardise else np.ones(x.shape[1])
         self.scale_ = 1 / np.where(deviation > 0, deviation, 1.0)
         self.means_ = np.stack([means[domain] * self.scale_ for domain in domains])  # (domains, D)

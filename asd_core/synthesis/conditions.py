@@ -24,6 +24,10 @@ class Condition:
 
     @classmethod
     def of(cls, clip: Clip) -> Condition:
+        if "|" in clip.machine:
+            raise AsdError(
+                f'The name of machine "{clip.machine}" holds a |, which parts conditions. Rename its folder.'
+            )
         return cls(clip.machine, clip.section, clip.domain, parse_attributes(attribute_key(clip.attributes)))
 
     @classmethod
@@ -33,7 +37,7 @@ class Condition:
         Raises:
             AsdError: it has not the form of a condition.
         """
-        parts = text.split("|")
+        parts = text.split("|", 3)
         if len(parts) != 4 or parts[2] not in (SOURCE, TARGET):
             raise AsdError(f'"{text}" is not a condition. Write machine|section|source or target|attributes, such as '
                            f'"fan|00|target|spd_1" or "fan|00|target|noAttribute".')  # fmt: skip
@@ -72,10 +76,7 @@ def find_targets(clips: Sequence[Clip], options: Targets) -> list[Target]:
     Target-domain clips are raised to `options.share` of the source clips of their machine and section, evenly over
     their conditions; source conditions below `options.rare` of the median condition are raised to that.
     Nothing gets more than `options.per_clip` generated clips per recorded one. `options.counts` come last and win;
-    they may ask for combinations of known values that nobody has recorded.
-
-    Raises:
-        AsdError: `options.counts` names a machine, section or attribute that no clip has.
+    they may ask for combinations of known values that nobody has recorded (`check_counts`).
     """
     counts = Counter(map(Condition.of, clips))
     found: dict[Condition, Target] = {}
@@ -93,17 +94,42 @@ def find_targets(clips: Sequence[Clip], options: Targets) -> list[Target]:
             if count < level:
                 why = f"recorded less than {options.rare:.0%} as often as the median condition of {machine}"
                 found[condition] = _target(condition, count, math.ceil(level) - count, options.per_clip, why)
-    known = {word for condition in counts for word in condition.words}
     machines = {condition.machine for condition in counts}
+    recorded = {_unordered(condition): condition for condition in counts}
     for text, wanted in options.counts.items():
-        condition = Condition.parse(text)
-        if condition.machine not in machines:
-            continue  # of a machine that this run leaves out
-        if unknown := [word for word in condition.words if word not in known]:
-            own = sorted(word for word in known if word.startswith(f"{condition.machine}|"))
-            raise AsdError(f"{text} asks for {unknown[0]}, which no recorded clip has. Known: {', '.join(own)}.")
-        found[condition] = Target(condition, counts[condition], wanted, "asked for by number")
+        asked = Condition.parse(text)
+        if asked.machine in machines:
+            condition = recorded.get(_unordered(asked), asked)
+            found[condition] = Target(condition, counts[condition], wanted, "asked for by number")
     return [found[condition] for condition in sorted(found) if found[condition].wanted > 0]
+
+
+def check_counts(clips: Sequence[Clip], options: Targets) -> None:
+    """Whether `options.counts` asks for nothing that no clip has: combinations may be new, their parts may not.
+
+    Raises:
+        AsdError: names what is unknown, and what there is.
+    """
+    every = {Condition.of(clip) for clip in clips}
+    machines = sorted({condition.machine for condition in every})
+    for text in options.counts:
+        asked = Condition.parse(text)
+        if asked.machine not in machines:
+            raise AsdError(f"{text} is of no machine of the data. There is: {', '.join(machines)}.")
+        own = [condition for condition in every if condition.machine == asked.machine]
+        places = sorted({f"{condition.section}|{condition.domain}" for condition in own})
+        if f"{asked.section}|{asked.domain}" not in places:
+            raise AsdError(
+                f"{text}: no clip of {asked.machine} is of that section and domain, only {', '.join(places)}."
+            )
+        known = {word for condition in own for word in condition.words}
+        if unknown := [word for word in asked.words if word not in known]:
+            facts = ", ".join(sorted(word for word in known if "=" in word)) or "no attributes"
+            raise AsdError(f"{text} asks for {unknown[0]}, which no recorded clip has. Known: {facts}.")
+
+
+def _unordered(condition: Condition) -> tuple[object, ...]:
+    return (condition.machine, condition.section, condition.domain, tuple(sorted(condition.attributes)))
 
 
 def _target(condition: Condition, recorded: int, wanted: int, per_clip: int, why: str) -> Target:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from asd_core.config import Sampling
 from asd_core.shield import shield_from_broken_torchaudio
-from asd_core.synthesis.network import Denoiser
+from asd_core.synthesis.network import ENVELOPE, Denoiser
+from asd_core.synthesis.representation import analysed, smoothed
 
 STEPS = 1000  # of the noise schedule
 SCHEDULE: dict[str, Any] = {
@@ -36,12 +37,22 @@ class Denoising(nn.Module):
         self.schedule = DDPMScheduler(**SCHEDULE)
 
     def forward(self, x: Tensor, facts: Tensor, spectrum: Tensor) -> Tensor:
-        """Whitened waveforms (B, C, T) and their conditions → scalar. A share `untold` of them go without."""
+        """Whitened waveforms (B, C, T) and their conditions → scalar. A share `untold` of them go without facts;
+        the spectrum is told to all."""
         step = torch.randint(STEPS, (len(x),), device=x.device)
         noise = torch.randn_like(x)
         told = untold_facts(facts).where(torch.rand(len(x), 1, device=x.device) < self.untold, facts)
         v = self.schedule.get_velocity(x, noise, step)
-        return (self.denoiser(self.schedule.add_noise(x, noise, step), step, told, spectrum) - v).square().mean()
+        error = self.denoiser(self.schedule.add_noise(x, noise, step), step, told, spectrum) - v
+        heard = analysed(error).square().mean(dim=(2, 4))  # (B, C, BANDS)
+        return (heard * weight_of(spectrum)).mean()
+
+
+def weight_of(spectrum: Tensor) -> Tensor:
+    """What an error counts in each band (B, C, BANDS), 1 on average: more where a tone stands above the colour around
+    it. There are few such bands, and by them a machine is known."""
+    weight = 1 + (spectrum - smoothed(spectrum, ENVELOPE)).clamp_min(0)
+    return weight / weight.mean(-1, keepdim=True)
 
 
 def untold_facts(facts: Tensor) -> Tensor:
@@ -52,7 +63,7 @@ def untold_facts(facts: Tensor) -> Tensor:
 
 
 def guided(told: Predict, untold: Predict, scale: float) -> Predict:
-    """v̂ = v̂_untold + scale · (v̂_told − v̂_untold): 0 forgets the condition, 1 is the model itself, more exaggerates
+    """v̂ = v̂_untold + scale · (v̂_told − v̂_untold): 0 forgets the facts, 1 is the model itself, more exaggerates
     what the condition changes."""
     if scale == 1:
         return told

@@ -27,6 +27,7 @@ from asd_core.training.samplers import class_balance
 from asd_core.types import AsdError, Clip, Progress, no_progress
 
 MICROPHONES = ("near", "far")
+LEAST_FRAMES = 4  # of an excerpt: fewer cannot be transformed
 CACHE = 1_500_000_000  # bytes of whitened clips that are kept
 EVEN = 17  # frequencies (133 Hz) over which the equaliser is smoothed
 
@@ -45,7 +46,7 @@ def train_generator(
         AsdError: a clip is too short for the network's coarsest level, or cannot be read.
     """
     headers = [audio.info(clip.path) for clip in clips]
-    channels = min(2, *(header.channels for header in headers), 2)
+    channels = min(len(MICROPHONES), *(header.channels for header in headers))
     conditions = [Condition.of(clip) for clip in clips]
     progress(0.0, f"spectra of {len(clips)} clips")
     spectra = Spectra.measured(stream(clips, lambda wave: wave), conditions, channels)
@@ -58,8 +59,8 @@ def train_generator(
     shortest = min(int(header.seconds * audio.SAMPLE_RATE) for header in headers)
     room = min(int(options.crop_seconds * audio.SAMPLE_RATE), shortest)
     frames = frames_of(room) // denoiser.frames * denoiser.frames
-    if not frames:
-        least = denoiser.frames * HOP / audio.SAMPLE_RATE
+    if frames < LEAST_FRAMES:
+        least = denoiser.samples(LEAST_FRAMES * HOP) / audio.SAMPLE_RATE
         raise AsdError(
             f"The shortest excerpt is {room / audio.SAMPLE_RATE:.2f} s, but this generator's network needs {least:.2f} "
             f"s. Leave short clips out, raise crop_seconds, or give the network fewer widths."
@@ -152,8 +153,8 @@ class Excerpts:
 
 
 def bands_of(spectrum: Tensor) -> Tensor:
-    """(C, SPECTRUM) → (C, BANDS): what the network is told of it."""
-    return spectrum[:, 2::2]
+    """(…, C, SPECTRUM) → (…, C, BANDS): what the network is told of it."""
+    return spectrum[..., 2::2]
 
 
 def words_of(microphones: slice, vocabulary: Sequence[str]) -> list[str]:
@@ -180,7 +181,8 @@ class Generator:
         numbers: Sequence[int],
         tell: Callable[[float], object] = lambda fraction: None,
     ) -> Drawn:
-        """The candidates with these numbers; each number has its own spectrum and noise.
+        """The candidates with these numbers; each number has its own noise and spectrum. Spectra of an even number and
+        the next lie on opposite sides of the mean, so that a few clips already have it in their middle.
 
         Raises:
             AsdError: the condition has a machine or a fact that the generator was not trained on.
@@ -188,7 +190,8 @@ class Generator:
         if unknown := [word for word in condition.words if word not in self.vocabulary]:
             raise AsdError(f"The generator was not trained on {unknown[0]}, which {condition.text} asks for.")
         generators = [self._generator(condition, number) for number in numbers]
-        spectra = torch.stack([self.spectra.drawn(condition, own) for own in generators])
+        sides = [(self._generator(condition, number // 2, 1), 1 - 2 * (number % 2)) for number in numbers]
+        spectra = torch.stack([self.spectra.drawn(condition, own, sign) for own, sign in sides])
         own = self.denoiser.channels
         starts = range(0, self.channels, own)
         parts = []
@@ -225,8 +228,8 @@ class Generator:
             drawn = sample(guided(told, untold, options.guidance), noise, options, generators, tell)
         return drawn.float().cpu()
 
-    def _generator(self, condition: Condition, number: int) -> torch.Generator:
-        place = (zlib.crc32(condition.text.encode()), number)
+    def _generator(self, condition: Condition, number: int, purpose: int = 0) -> torch.Generator:
+        place = (zlib.crc32(condition.text.encode()), number, purpose)
         return torch.Generator().manual_seed(loop.seed_of(self.options.seed, *place))
 
     def equaliser(self, white: Tensor) -> np.ndarray:

@@ -12,6 +12,7 @@ from asd_core.shield import shield_from_broken_torchaudio
 from asd_core.synthesis.representation import BANDS, HOP, analysed, frames_of, smoothed, synthesised
 
 ENVELOPE = 65  # bands (1 kHz) over which a spectrum is smoothed to tell its tones from its colour
+CHORUS = 8  # parts of the spectrum whose loudness is told everywhere
 PLACES = 8  # inputs that tell the height of a band: convolutions treat all heights alike
 PARTS = 3  # planes per microphone. In: real and imaginary part, log magnitude. Out: real, imaginary, gain
 QUIET = 1e-4  # power added below roots and logarithms; white noise has 1
@@ -20,8 +21,9 @@ QUIET = 1e-4  # power added below roots and logarithms; white noise has 1
 class Denoiser(nn.Module):
     """v̂ (B, C, T) of noisy whitened waveforms (B, C, T); v = √ᾱ ε − √(1 − ᾱ) x (Salimans & Ho, ICLR 2022).
 
-    It sees the compressed complex transform (magnitude to the power ½, phase kept), and answers with a complex
-    transform and a gain by which the noisy one is multiplied: for noise whose loudness changes, the best denoiser is a
+    It sees the compressed complex transform (magnitude to the power ½, phase kept) and, at every frequency, how loud all
+    parts of the spectrum are at that moment, for strokes and knocks sound everywhere at once and a mean over many bands
+    shows them through much noise. It answers with a complex transform and a gain by which the noisy one is multiplied: for noise whose loudness changes, the best denoiser is a
     gain (Wiener's), which convolutions of a signal with random phase can hardly express. With weights of zero, where
     it starts, v̂ = 0 is already right for white noise.
 
@@ -40,7 +42,7 @@ class Denoiser(nn.Module):
         widths = tuple(options.widths)
         levels, plain = len(widths), len(widths) - options.attention
         self.unet = UNet2DModel(
-            in_channels=channels * (PARTS * cell + 2 * self.high) + PLACES,
+            in_channels=channels * (PARTS * cell + CHORUS * self.long + 2 * self.high) + PLACES,
             out_channels=channels * PARTS * cell,
             block_out_channels=widths,
             layers_per_block=options.layers,
@@ -62,17 +64,23 @@ class Denoiser(nn.Module):
 
     def samples(self, at_least: int) -> int:
         """The length of waveform this network takes that holds so many samples."""
-        frames = -(-frames_of(at_least + HOP - 1) // self.frames) * self.frames
+        frames = -(-max(frames_of(at_least + HOP - 1), 4) // self.frames) * self.frames
         return (frames - 1) * HOP
 
     def forward(self, x: Tensor, step: Tensor, facts: Tensor, spectrum: Tensor) -> Tensor:
         found = analysed(x)
         magnitude = (found.square().sum(2, keepdim=True) + QUIET).sqrt()
         seen = torch.cat([found / magnitude.sqrt(), magnitude.log()], dim=2).flatten(1, 2)
-        told = self._spectrum(spectrum, frames_of(x.shape[-1]) // self.long)
-        answer = self.unet(torch.cat([self._folded(seen), told], dim=1), step, class_labels=self.told(facts)).sample
+        seen = torch.cat([self._folded(seen), self._chorus(magnitude.log()[:, :, 0])], dim=1)
+        told = self._spectrum(spectrum, seen.shape[-1])
+        answer = self.unet(torch.cat([seen, told], dim=1), step, class_labels=self.told(facts)).sample
         answer = self._unfolded(answer.float()).unflatten(1, (self.channels, PARTS))
         return synthesised(answer[:, :, :2] + answer[:, :, 2:] * found, x.shape[-1])
+
+    def _chorus(self, level: Tensor) -> Tensor:
+        """Mean log magnitude (B, C, BANDS, M) of parts of the spectrum, at every place (B, planes, BANDS / high, M / long)."""
+        loud = level.unflatten(2, (CHORUS, -1)).mean(3).unflatten(3, (-1, self.long))  # B C parts M l
+        return loud.permute(0, 1, 2, 4, 3).flatten(1, 3)[:, :, None].expand(-1, -1, BANDS // self.high, -1)
 
     def _spectrum(self, spectrum: Tensor, steps: int) -> Tensor:
         """Colour and tones of the condition, and the height, at every place (B, planes, BANDS / high, steps)."""

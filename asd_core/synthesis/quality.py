@@ -175,8 +175,8 @@ def compare(sets: Sets, measure: Measure) -> dict[str, Any]:
     }
 
 
-def verdict(row: Mapping[str, Any]) -> str:
-    """What a row of `compare` says, in a short sentence without a full stop."""
+def verdict(row: Mapping[str, Any], reference: str = "held-out") -> str:
+    """What a row of `compare` says, in a short sentence without a full stop; `reference` clips are compared with."""
     generated, real, other, noise = (float(row[name]) for name in ("generated", "real", "other", "noise"))
     if np.isnan(generated):
         return "too few windows to tell"
@@ -189,7 +189,7 @@ def verdict(row: Mapping[str, Any]) -> str:
     if not said:
         return "nothing to compare with"
     (how, than), *further = said
-    sentence = ", ".join([f"{how} to held-out clips {than}", *(" ".join(pair) for pair in further)])
+    sentence = ", ".join([f"{how} to {reference} clips {than}", *(" ".join(pair) for pair in further)])
     return sentence + (f"; clips of {row['nearest']} are as close as its own" if real >= other else "")
 
 

@@ -23,7 +23,7 @@ N_FFT, HOP = 1024, 512  # 64 ms every 32 ms: resolves the harmonics of a shaft, 
 BANDS = N_FFT // 2  # frequencies of the transform; 0 Hz is left out, recordings have nothing there
 SPECTRUM = 1025  # frequencies of a mean spectrum, 7.8 Hz apart
 FLOOR = 1e-10  # power density below which nothing is divided
-DIRECTIONS = 8  # in which the spectra of a machine's clips may differ from their mean
+DIRECTIONS = 8  # in which the spectra of a machine's clips may differ from their mean; fewer where clips are few
 RIDGE = 0.1  # of the least squares behind an unrecorded combination
 
 _WINDOW = torch.hann_window(N_FFT)
@@ -83,7 +83,7 @@ class Spectra:
             apart = rows[own] - np.stack([means[text] for text in texts[own]])
             freedom = max(int(own.sum()) - len(np.unique(texts[own])), 1)
             _, lengths, directions = np.linalg.svd(apart.reshape(len(apart), -1), full_matrices=False)
-            count = min(DIRECTIONS, int((lengths > 1e-3 * lengths.max(initial=1e-3)).sum()))
+            count = min(DIRECTIONS, freedom // 4, int((lengths > 1e-3 * lengths.max(initial=1e-3)).sum()))
             scaled = directions[:count] * lengths[:count, None] / math.sqrt(freedom)
             spreads[str(machine)] = scaled.reshape(count, *rows.shape[1:])
         return cls(means, spreads)
@@ -98,10 +98,11 @@ class Spectra:
         amounts = ((own - mean) * spread).sum((1, 2)) / spread.square().sum((1, 2))
         return mean + torch.einsum("k,kcf->cf", amounts, spread)
 
-    def drawn(self, condition: Condition, generator: torch.Generator) -> Tensor:
-        """A spectrum (C, SPECTRUM) as one more clip of the condition might have it."""
+    def drawn(self, condition: Condition, generator: torch.Generator, sign: int = 1) -> Tensor:
+        """A spectrum (C, SPECTRUM) as one more clip of the condition might have it; sign −1 gives its opposite, as far
+        on the other side of the mean."""
         spread = torch.from_numpy(self.spreads[condition.machine])
-        amounts = torch.randn(len(spread), generator=generator)
+        amounts = sign * torch.randn(len(spread), generator=generator)
         return self.of(condition) + torch.einsum("k,kcf->cf", amounts, spread)
 
     def of(self, condition: Condition) -> Tensor:

@@ -40,7 +40,6 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from asd_core.data.stream import stream
-from asd_core.files import digest
 from asd_core.synthesis.judge import MICROPHONES, Judge
 from asd_core.types import SAMPLE_RATE, AsdError, Clip
 from asd_core.views.base import Channel
@@ -84,8 +83,9 @@ class Rule:
 class RealClips:
     """What one machine's recordings measure, microphone by microphone: the yardsticks for generated ones."""
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
-        """Reads the recorded ones of some training clips; generated ones are passed over.
+    def __init__(self, clips: Sequence[Clip], channels: int = len(MICROPHONES)) -> None:
+        """Reads the recorded ones of some training clips, of at most `channels` microphones; generated ones are passed
+        over.
 
         Raises:
             AsdError: there are none.
@@ -98,7 +98,7 @@ class RealClips:
         self.machine = clips[0].machine
         self.clip_ids = [clip.clip_id for clip in clips]
         measured: list[Any] = list(stream(clips, _measured))  # type: ignore[arg-type] # what it returns passes through
-        self.microphones = MICROPHONES[: min(map(len, measured))]
+        self.microphones = MICROPHONES[: min(channels, *map(len, measured))]
         self.patterns = {one: [clip[i][1] for clip in measured] for i, one in enumerate(self.microphones)}
         self.limits: dict[Channel, dict[str, float]] = {}
         self.nearest: dict[Channel, np.ndarray] = {}  # (N,) sorted distances of each to the nearest other one
@@ -226,9 +226,9 @@ def _against(one: Channel, condition: str, x: Mapping[str, Any], rule: Rule) -> 
         yield "not finite", "some samples are not finite"
     heard, _, microphone = x["predicted"].rpartition("|")
     low, high = rule.confidence
-    if pd.isna(x["confidence"]):
-        if rule.agreement:
-            yield "unknown condition", "the classifier has heard no recording of this condition"
+    if pd.isna(x["confidence"]):  # nobody has recorded this condition: of its machine it must be
+        if rule.agreement and (heard.partition("|")[0], microphone) != (condition.partition("|")[0], one):
+            yield "wrong class", f"taken for {heard} ({microphone})"
     else:
         if rule.agreement and (heard, microphone) != (condition, one):
             yield "wrong class", f"taken for {heard}" + (f" ({microphone})" if microphone != one else "")
@@ -443,7 +443,6 @@ class Verdicts:
                 own.pop()
         return {clip: own[-1] for clip, own in stacks.items() if own}
 
-    def digest(self) -> str:
-        """Names the verdicts that decide something; "" if there are none. "unsure" decides nothing."""
-        deciding = {clip: verdict for clip, verdict in self.effective().items() if verdict != "unsure"}
-        return digest(deciding) if deciding else ""
+    def deciding(self) -> dict[str, Verdict]:
+        """The effective verdicts without "unsure", which decides nothing."""
+        return {clip: verdict for clip, verdict in self.effective().items() if verdict != "unsure"}

@@ -12,7 +12,7 @@ from asd_core.data.manifest import scan
 from asd_core.files import read_json
 from asd_core.synthesis import generator as module
 from asd_core.synthesis.conditions import Condition
-from asd_core.synthesis.generator import Excerpts, load_generator, shaped_noise, train_generator
+from asd_core.synthesis.generator import Drawn, Excerpts, load_generator, shaped_noise, train_generator
 from asd_core.synthesis.representation import Spectra, filtered, log_power, smoothed
 from asd_core.training.samplers import class_balance
 from asd_core.types import TRAIN, AsdError, Cancelled, Clip
@@ -63,7 +63,9 @@ def test_what_a_training_leaves(folder, clips):
     about = read_json(folder / "generator.json")
     assert about["channels"] == 2
     assert set(about["vocabulary"]) == {word for condition in conditions for word in condition.words}
-    assert set(read_arrays(folder / "spectra.npz")) == {condition.text for condition in conditions}
+    spectra = Spectra.read(read_arrays(folder / "spectra.npz"))
+    assert set(spectra.means) == {condition.text for condition in conditions}
+    assert set(spectra.spreads) == {"fanSim", "gearboxSim"}
     losses = read_arrays(folder / "losses.npz")["losses"]
     assert len(losses) == 6
     assert losses[0] == pytest.approx(1, abs=0.2)  # v̂ = 0 of white excerpts
@@ -119,6 +121,19 @@ def test_a_training_that_is_killed_goes_on_to_the_same_bytes(folder, clips, tmp_
         assert contents(own) == contents(folder)
 
 
+def test_half_precision_is_as_repeatable(clips, tmp_path):
+    """As the quick profile trains and draws where the processor has it."""
+    options = changed(train={"precision": "bf16", "max_steps": 3})
+    drawn = []
+    for name in "ab":
+        train_generator(clips, options, tmp_path / name, "cpu")
+        drawn.append(load_generator(tmp_path / name, options, "cpu").draw(RARE, 8000, [0]).white)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    assert torch.equal(*drawn)
+    assert drawn[0].dtype == torch.float32
+    assert drawn[0].isfinite().all()
+
+
 def test_conditions_are_drawn_by_their_balance(clips, tmp_path, monkeypatch):
     """Rare conditions come more often than their clips, in training on pairs and on single microphones."""
 
@@ -137,7 +152,7 @@ def test_conditions_are_drawn_by_their_balance(clips, tmp_path, monkeypatch):
 
 
 def test_excerpts_too_short_for_the_network_are_refused(clips, tmp_path):
-    with pytest.raises(AsdError, match=r"shortest excerpt is 0\.20 s, but this generator's network needs 0\.26 s"):
+    with pytest.raises(AsdError, match=r"shortest excerpt is 0\.20 s, but this generator's network needs 0\.22 s"):
         train_generator(clips, changed(crop_seconds=0.2), tmp_path, "cpu")
     soundfile.write(tmp_path / "short.wav", np.zeros((1600, 2)), 16_000)
     short = Clip("fanSim/train/s", tmp_path / "short.wav", "fanSim", TRAIN, "00", "source", (("spd", "1"),))
@@ -162,9 +177,10 @@ def test_excerpts_are_whitened_parts_of_their_clips(excerpts, clips, generator):
         condition = Condition.of(clips[index])
         told = {generator.vocabulary[i] for i in facts[row].nonzero().flatten()}
         assert told == set(condition.words)
-        mean = generator.spectra.of(condition)
-        assert torch.equal(spectrum[row], mean[:, 2::2])  # every band of the transform but 0 Hz
-        white = filtered(torch.from_numpy(audio.read(clips[index].path)), -mean / 2)
+        wave = torch.from_numpy(audio.read(clips[index].path))
+        own = generator.spectra.near(condition, log_power(wave))
+        assert torch.equal(spectrum[row], own[:, 2::2])  # every band of the transform but 0 Hz
+        white = filtered(wave, -own / 2)
         product = torch.fft.irfft(torch.fft.rfft(white) * torch.fft.rfft(x[row], white.shape[1]).conj()).sum(0)
         place = int(product.abs().argmax())  # where the two agree, the right way up or upside down
         part = white[:, place : place + 16_000] * product[place].sign()
@@ -188,38 +204,60 @@ def test_excerpts_depend_on_the_generator_they_are_given_and_not_on_the_cache(ex
 # ---------------------------------------------------------------- drawing
 
 
+def white(generator, condition, samples, numbers, tell=lambda fraction: None):
+    return generator.draw(condition, samples, numbers, tell).white
+
+
 def test_equal_numbers_give_equal_bytes(generator, folder):
     drawn = generator.draw(RARE, 20_000, range(3))
-    assert drawn.shape == (3, 2, 20_000)
-    assert drawn.isfinite().all()
+    assert drawn.white.shape == (3, 2, 20_000)
+    assert drawn.spectra.shape == (3, 2, 1025)
+    assert drawn.white.isfinite().all()
     again = load_generator(folder, TINY, "cpu").draw(RARE, 20_000, range(3))
-    assert torch.equal(drawn, again)
-    assert not torch.allclose(drawn[0], drawn[1])
+    assert torch.equal(drawn.white, again.white)
+    assert torch.equal(drawn.spectra, again.spectra)
+    for part in (drawn.white, drawn.spectra):
+        assert not torch.allclose(part[0], part[1], atol=0.1)
 
 
 def test_a_clip_does_not_depend_on_those_it_is_drawn_with(generator):
+    """Neither its noise nor its spectrum; rounding may."""
     whole, part = generator.draw(RARE, 16_000, range(8)), generator.draw(RARE, 16_000, range(3, 6))
-    torch.testing.assert_close(part, whole[3:6], atol=1e-4, rtol=1e-4)
+    assert torch.equal(part.spectra, whole.spectra[3:6])
+    torch.testing.assert_close(part.white, whole.white[3:6], atol=1e-4, rtol=1e-4)
+
+
+def test_spectra_of_pairs_lie_on_opposite_sides_of_the_mean(generator):
+    """So even few clips have it in their middle; pairs differ from each other, and noise is not mirrored."""
+    drawn = generator.draw(RARE, 8000, range(4))
+    apart = drawn.spectra - generator.spectra.of(RARE)
+    torch.testing.assert_close(apart[0::2], -apart[1::2], atol=1e-5, rtol=0)
+    assert apart.abs().mean() > 0.05
+    assert not torch.allclose(apart[0], apart[2], atol=0.1)
+    assert abs(np.corrcoef(drawn.white[0].flatten(), drawn.white[1].flatten())[0, 1]) < 0.1
 
 
 def test_other_seeds_and_conditions_have_other_noise(generator, folder):
-    drawn = generator.draw(RARE, 8000, [0])
-    other = load_generator(folder, changed(seed=1), "cpu").draw(RARE, 8000, [0])
-    unlike = generator.draw(Condition.parse("fanSim|00|target|spd_1"), 8000, [0])
+    drawn = white(generator, RARE, 8000, [0])
+    other = white(load_generator(folder, changed(seed=1), "cpu"), RARE, 8000, [0])
+    unlike = white(generator, Condition.parse("fanSim|00|target|spd_1"), 8000, [0])
     for one in (other, unlike):
         assert abs(np.corrcoef(one.flatten(), drawn.flatten())[0, 1]) < 0.1
 
 
-def test_noise_on_the_way_is_a_clip_s_own_too(folder):
-    generator = load_generator(folder, changed(sampling={"eta": 1.0}), "cpu")
-    whole, part = generator.draw(RARE, 8000, range(4)), generator.draw(RARE, 8000, [2])
+@pytest.mark.parametrize("microphones", ["joint", "each"])
+def test_noise_on_the_way_is_a_clip_s_own_too(clips, tmp_path, microphones):
+    options = changed(network={"microphones": microphones}, sampling={"eta": 1.0}, train={"max_steps": 2})
+    train_generator(clips, options, tmp_path, "cpu")
+    generator = load_generator(tmp_path, options, "cpu")
+    whole, part = white(generator, RARE, 8000, range(4)), white(generator, RARE, 8000, [2])
     torch.testing.assert_close(part, whole[2:3], atol=1e-4, rtol=1e-4)
-    assert torch.equal(generator.draw(RARE, 8000, range(4)), whole)
+    assert torch.equal(white(generator, RARE, 8000, range(4)), whole)
 
 
 def test_guidance_is_heard(folder):
     drawn = {
-        scale: load_generator(folder, changed(sampling={"guidance": scale}), "cpu").draw(RARE, 8000, [0])
+        scale: white(load_generator(folder, changed(sampling={"guidance": scale}), "cpu"), RARE, 8000, [0])
         for scale in (0.0, 1.0, 3.0)
     }
     assert not torch.equal(drawn[0.0], drawn[1.0])
@@ -229,12 +267,12 @@ def test_guidance_is_heard(folder):
 @pytest.mark.parametrize("samples", [1000, 16_001, 60_000])
 def test_any_length_can_be_drawn(generator, samples):
     """Shorter and longer than the excerpts it was trained on."""
-    assert generator.draw(RARE, samples, [0]).shape == (1, 2, samples)
+    assert white(generator, RARE, samples, [0]).shape == (1, 2, samples)
 
 
 def test_unseen_combinations_can_be_drawn_and_unknown_facts_can_not(generator):
     drawn = generator.draw(UNRECORDED, 16_000, [0])
-    wave = generator.coloured(drawn, UNRECORDED, generator.equaliser(drawn))
+    wave = generator.coloured(drawn, generator.equaliser(drawn.white))
     assert np.isfinite(wave).all()
     for text, fact in {
         "fanSim|00|target|spd_9": r"fanSim\|spd=9",
@@ -265,30 +303,38 @@ def recorded_power(clips, condition):
     return torch.stack([log_power(torch.from_numpy(wave)) for wave in waves]).mean(0)
 
 
-def test_generated_clips_have_the_level_and_the_colour_of_the_recordings(generator, clips):
+def test_generated_clips_have_the_level_and_the_colour_they_are_to_have(generator, clips):
     drawn = generator.draw(RARE, 32_000, range(6))
-    found = log_power(torch.from_numpy(generator.coloured(drawn, RARE, generator.equaliser(drawn)))).mean(0)
-    difference = smoothed(found - recorded_power(clips, RARE), 65)[:, 32:-32]
-    assert difference.abs().max() < 10**0.1 * 0.5  # nepers of power: about 2.5 dB
-    assert difference.abs().mean() < 0.15
+    waves = generator.coloured(drawn, generator.equaliser(drawn.white))
+    assert waves.dtype == np.float32
+    difference = (log_power(torch.from_numpy(waves)) - drawn.spectra).mean(0)
+    assert smoothed(difference, 65)[:, 32:-32].abs().max() < 0.2  # nepers of power: 0.9 dB
+    heard = [audio.read(clip.path) for clip in clips if clip.machine == "fanSim"]
+    levels = [20 * np.log10(np.sqrt(np.square(wave).mean(axis=1))) for wave in heard]
+    found = 20 * np.log10(np.sqrt(np.square(waves).mean(axis=2)))
+    assert (found > np.min(levels, axis=0) - 6).all()
+    assert (found < np.max(levels, axis=0) + 6).all()
 
 
 def test_an_equaliser_gives_back_what_was_lost(generator):
-    white = torch.randn(20, 2, 32_000, generator=torch.Generator().manual_seed(0))
-    assert np.abs(generator.equaliser(white)).mean() < 0.03
+    noise = torch.randn(20, 2, 32_000, generator=torch.Generator().manual_seed(0))
+    assert np.abs(generator.equaliser(noise)).mean() < 0.03
     loss = torch.linspace(-2, 0, 1025).expand(20, 2, -1)  # 17 dB at low frequencies
-    lossy = filtered(white, loss)
+    lossy = filtered(noise, loss)
     found = generator.equaliser(lossy)
     assert found.shape == (2, 1025)
     np.testing.assert_allclose(found[:, 20:-20], -loss[0, :, 20:-20], atol=0.15)
-    level = [generator.coloured(x, RARE, generator.equaliser(x)).std() for x in (white, lossy)]
+    spectra = generator.spectra.of(RARE).expand(20, -1, -1)
+    level = [generator.coloured(Drawn(x, spectra), generator.equaliser(x)).std() for x in (noise, lossy)]
     assert level[0] == pytest.approx(level[1], rel=0.05)
 
 
 def test_shaped_noise_is_noise_with_the_mean_spectrum(generator, clips):
     noise = shaped_noise(generator, RARE, 32_000, 20, 0)
     assert noise.shape == (20, 2, 32_000)
-    difference = log_power(torch.from_numpy(noise)).mean(0) - recorded_power(clips, RARE)
+    waves = [audio.read(clip.path) for clip in clips if Condition.of(clip) == RARE]
+    mean = torch.stack([log_power(torch.from_numpy(wave)) for wave in waves]).mean(0)
+    difference = log_power(torch.from_numpy(noise)).mean(0) - mean
     assert smoothed(difference, 65)[:, 32:-32].abs().max() < 0.2
     assert np.array_equal(noise, shaped_noise(generator, RARE, 32_000, 20, 0))
     assert not np.array_equal(noise, shaped_noise(generator, RARE, 32_000, 20, 1))
@@ -317,11 +363,10 @@ def test_microphones_together_one_by_one_and_only_one(clips, tmp_path, microphon
     known = {"near", "far"} & set(generator.vocabulary)
     assert known == (set() if microphones == "joint" else {"near"} if mono else {"near", "far"})
     drawn = generator.draw(RARE, 8000, range(2))
-    assert drawn.shape == (2, generator.channels, 8000)
-    wave = generator.coloured(drawn, RARE, generator.equaliser(drawn))
-    assert wave.dtype == np.float32
+    assert drawn.white.shape == (2, generator.channels, 8000)
+    assert generator.coloured(drawn, generator.equaliser(drawn.white)).shape == drawn.white.shape
     if not mono:
-        assert abs(np.corrcoef(drawn[0])[0, 1]) < 0.5  # each microphone has noise of its own
+        assert abs(np.corrcoef(drawn.white[0])[0, 1]) < 0.5  # each microphone has noise of its own
 
 
 def test_examples_of_single_microphones_are_told_which(clips, folder, tmp_path):
@@ -336,8 +381,9 @@ def test_examples_of_single_microphones_are_told_which(clips, folder, tmp_path):
     words = [{generator.vocabulary[i] for i in row.nonzero().flatten()} for row in facts]
     assert words[0] == {"near", *conditions[4].words}
     assert words[1] == {"far", *conditions[4].words}
+    own = generator.spectra.near(conditions[4], log_power(torch.from_numpy(audio.read(clips[4].path))))
     for row in (0, 1):
-        assert torch.equal(spectrum[row, 0], generator.spectra.of(conditions[4])[row, 2::2])
+        assert torch.equal(spectrum[row, 0], own[row, 2::2])
 
 
 def test_where_one_machine_is_mono_all_are_heard_near(clips, tmp_path):
@@ -345,5 +391,4 @@ def test_where_one_machine_is_mono_all_are_heard_near(clips, tmp_path):
     train_generator(mixed, changed(train={"max_steps": 1}), tmp_path / "g", "cpu")
     generator = load_generator(tmp_path / "g", TINY, "cpu")
     assert generator.channels == 1
-    assert isinstance(generator.spectra, Spectra)
-    assert generator.draw(RARE, 4000, [0]).shape == (1, 1, 4000)
+    assert white(generator, RARE, 4000, [0]).shape == (1, 1, 4000)

@@ -145,7 +145,8 @@ def additive(*left_out):
                 means[condition.text] = np.sum([effects[word] for word in condition.words], axis=0)
     means["valve|00|source|noattribute"] = 100 + noise(2, SPECTRUM, seed=99).numpy()  # of no concern
     hidden = {text: means.pop(text) for text in left_out}
-    return Spectra(means), hidden
+    spreads = {machine: np.zeros((0, 2, SPECTRUM)) for machine in ("fan", "valve")}
+    return Spectra(means, spreads), hidden
 
 
 def test_an_unrecorded_combination_gets_what_its_facts_add_up_to():
@@ -187,4 +188,80 @@ def test_spectra_are_means_over_the_clips_of_a_condition():
     expected = (log_power(torch.from_numpy(waves[0])) + log_power(torch.from_numpy(waves[2]))) / 2
     torch.testing.assert_close(spectra.of(one), expected)
     near = Spectra.measured(waves, [one, other, one], 1)  # where some machines are mono
+    assert (spectra.channels, near.channels) == (2, 1)
     torch.testing.assert_close(near.of(one), expected[:1])
+
+
+ONE, TWO = Condition.parse("fan|00|source|spd_1"), Condition.parse("fan|00|source|spd_2")
+TILTS = torch.stack(  # unit vectors: a tilt of the far microphone, a tilt of both the other way round
+    [torch.stack([0 * torch.linspace(-1, 1, SPECTRUM), torch.linspace(-1, 1, SPECTRUM)]),
+     torch.stack([torch.linspace(-1, 1, SPECTRUM).square(), torch.linspace(1, -1, SPECTRUM).square()])]
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """Recordings of two conditions which differ in level, and from clip to clip by two tilts: 1 and 0.5 nepers."""
+    amounts = noise(60, 2, seed=3) * torch.tensor([1.0, 0.5])
+    gains = torch.einsum("nk,kcf->ncf", amounts, TILTS)
+    conditions = [ONE, TWO] * 30
+    gains[1::2] += 3
+    waves = filtered(noise(60, 2, 32_000, seed=4), gains / 2)
+    return list(waves.numpy()), conditions, amounts, gains
+
+
+def test_how_clips_of_a_machine_vary_is_told_by_all_of_them(varied):
+    waves, conditions, amounts, _ = varied
+    spectra = Spectra.measured(waves, conditions, 2)
+    rows = torch.from_numpy(spectra.spreads["fan"]).flatten(1)
+    angles = rows @ rows.T
+    assert (angles - torch.diag(angles.diag())).abs().max() < 1e-3 * angles.max()  # principal, so orthogonal
+    found = rows.T @ rows  # covariance, but for the small directions that are left out
+    tilts = TILTS.flatten(1)
+    apart = torch.cat([part - part.mean(0) for part in (amounts[::2], amounts[1::2])])
+    expected = tilts.T @ (apart.T @ apart / 58) @ tilts
+    assert (found - expected).norm() < 0.15 * expected.norm()
+
+
+def test_a_drawn_spectrum_is_one_that_a_clip_might_have(varied):
+    waves, conditions, *_ = varied
+    spectra = Spectra.measured(waves, conditions, 2)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([spectra.drawn(TWO, generator) for _ in range(400)])
+    difference = (drawn.mean(0) - spectra.of(TWO)).square().mean().sqrt()
+    assert difference < 0.1
+    spread = torch.from_numpy(spectra.spreads["fan"]).square().sum(0).sqrt()
+    torch.testing.assert_close(drawn.std(0), spread, atol=0.05, rtol=0.15)
+    again = spectra.drawn(TWO, torch.Generator().manual_seed(0))
+    assert torch.equal(again, drawn[0])
+
+
+def test_the_spectrum_of_a_clip_is_found_within_the_spread(varied):
+    """So a clip is divided by what it sounds like, not by chance: the gains are known here."""
+    waves, conditions, _, gains = varied
+    spectra = Spectra.measured(waves, conditions, 2)
+    for number in (0, 1, 17, 30):
+        heard = log_power(torch.from_numpy(waves[number]))
+        near = spectra.near(conditions[number], heard)
+        error = (near - gains[number])[:, 4:-4].square().mean().sqrt()
+        assert error < 0.7 * (heard - gains[number])[:, 4:-4].square().mean().sqrt()
+        torch.testing.assert_close(spectra.near(conditions[number], near), near, atol=1e-3, rtol=0)
+
+
+def test_single_and_equal_clips_do_not_vary():
+    wave = noise(2, 8000).numpy()
+    for conditions in ([ONE], [ONE, TWO], [ONE, ONE]):
+        spectra = Spectra.measured([wave] * len(conditions), conditions, 2)
+        assert spectra.spreads["fan"].shape == (0, 2, SPECTRUM)
+        assert torch.equal(spectra.drawn(ONE, torch.Generator()), spectra.of(ONE))
+        assert torch.equal(spectra.near(ONE, torch.zeros(2, SPECTRUM)), spectra.of(ONE))
+
+
+def test_spectra_can_be_stored(varied):
+    waves, conditions, *_ = varied
+    spectra = Spectra.measured(waves[:6], conditions[:6], 2)
+    again = Spectra.read(spectra.arrays())
+    for name in ("means", "spreads"):
+        mine, other = getattr(spectra, name), getattr(again, name)
+        assert mine.keys() == other.keys()
+        assert all(np.array_equal(mine[key], other[key]) for key in mine)

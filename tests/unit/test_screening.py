@@ -160,10 +160,10 @@ def test_what_the_rule_leaves_out_does_not_matter(real, recorded):
 
 
 def test_a_condition_the_judge_has_never_heard(real):
+    """Only its machine and its microphone can be heard."""
     row = screened(fresh(), real, condition="fan|00|target|spd_7")
-    assert row["failed"] == "unknown condition"
+    assert row["passes"]
     assert np.isnan(row["near_confidence"])
-    assert screened(fresh(), real, rule=Rule(agreement=False), condition="fan|00|target|spd_7")["passes"]
 
 
 def test_digital_silence_is_told_and_harms_nothing(real):
@@ -381,7 +381,7 @@ def test_people_go_over_the_rule(table):
 def test_undo_takes_back_one_verdict_after_the_other(tmp_path):
     log = Verdicts(tmp_path / "new" / "verdicts.jsonl")
     assert log.effective() == {}
-    assert log.digest() == ""
+    assert log.deciding() == {}
     seen = []
     for verdict in ("keep", "drop", "unsure", "undo", "undo", "undo", "undo", "drop"):
         log.add("a", verdict, "me")
@@ -393,17 +393,13 @@ def test_undo_takes_back_one_verdict_after_the_other(tmp_path):
     assert len(log.said()) == 9
 
 
-def test_the_digest_names_what_decides(tmp_path):
+def test_unsure_decides_nothing(tmp_path):
     log = Verdicts(tmp_path / "log")
     log.add("a", "unsure", "me")
-    assert log.digest() == ""
-    log.add("a", "keep", "me")
-    named = log.digest()
-    assert len(named) == 16
-    log.add("a", "drop", "me")
-    assert log.digest() not in ("", named)
-    log.add("a", "undo", "you")
-    assert log.digest() == named
+    assert log.deciding() == {}
+    log.add("b", "keep", "me")
+    assert log.deciding() == {"b": "keep"}
+    assert log.effective() == {"a": "unsure", "b": "keep"}
 
 
 @pytest.mark.parametrize("lost", [1, 5, 40])

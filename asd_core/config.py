@@ -409,10 +409,15 @@ def _load_system(path: Path) -> System:
                     f"it out."
                 )
             encoders[name] = known[name]
+    return validate(System, _with_named_generator(values), str(path))
+
+
+def _with_named_generator(values: Any) -> Any:
+    """What a system says, with the generator that it names."""
     synthesis = values.get("synthesis") if isinstance(values, dict) else None
     if isinstance(synthesis, dict) and isinstance(synthesis.get("generator"), str):
-        values = values | {"synthesis": synthesis | {"generator": load_generator(synthesis["generator"])}}
-    return validate(System, values, str(path))
+        return values | {"synthesis": synthesis | {"generator": load_generator(synthesis["generator"])}}
+    return values
 
 
 def generator_names() -> list[str]:
@@ -463,7 +468,7 @@ def system_variant(system: System, variant: str) -> System:
         )
     values = _merged(system.model_dump(exclude_unset=True), system.variants[variant])
     values |= {"name": f"{system.name}+{variant}", "variants": {}}
-    return validate(System, values, f"{system.name}+{variant}")
+    return validate(System, _with_named_generator(values), f"{system.name}+{variant}")
 
 
 def _merged(values: Any, changes: Any) -> Any:

@@ -23,7 +23,6 @@ from asd_core.data import audio
 from asd_core.files import digest, read_json, replacing
 from asd_core.pipeline.tasks import READING_VERSION, TRAINING_VERSION, Context, Task, inputs_of_kind
 from asd_core.types import SAMPLE_RATE, TRAIN, AsdError, Clip, Progress
-from asd_core.views.logmel import LogMel
 
 if TYPE_CHECKING:
     from asd_core.synthesis.screening import Rule, Verdicts
@@ -39,6 +38,7 @@ SCREENING_VERSION = 1  # synthesis.screening
 def kept_tasks(options: config.Generator, context: Context, machines: Sequence[str]) -> dict[str, Task]:
     """By machine, the task whose folder tells which generated clips are kept; none for a machine that needs none."""
     from asd_core.synthesis.conditions import check_counts, find_targets
+    from asd_core.views.logmel import LogMel
 
     clips = [clip for machine in machines for clip in context.data.of(machine, TRAIN)]
     check_counts(clips, options.targets)

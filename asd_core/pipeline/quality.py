@@ -23,7 +23,6 @@ from asd_core.pipeline.generated import SCREENING_VERSION, candidates
 from asd_core.pipeline.tasks import EMBEDDING_VERSION, Context, Task, input_of_kind, inputs_of_kind
 from asd_core.types import NORMAL, SAMPLE_RATE, TEST, TRAIN, AsdError, Clip, Progress
 from asd_core.views import VIEWS
-from asd_core.views.logmel import LogMel
 
 if TYPE_CHECKING:
     from asd_core.backbones import Backbone
@@ -72,6 +71,7 @@ def quality_task(kept: Task, context: Context, listener: Task | None) -> Task:
     """The task that measures what a screen task keeps; `listener` is the training that the frozen encoder starts from."""
     machine = kept.spec["machine"]
     from asd_core.backbones import BACKBONES
+    from asd_core.views.logmel import LogMel
 
     prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
     inputs = (kept, listener) if listener else (kept,)
@@ -207,6 +207,7 @@ def _noise(generator: Any, condition: Condition, samples: int, count: int, seed:
 
 def _log_mel() -> Space:
     from asd_core.synthesis.quality import windows
+    from asd_core.views.logmel import LogMel
 
     view = LogMel()
     return lambda wave: windows(view(wave[None]), FRAMES)
@@ -214,6 +215,8 @@ def _log_mel() -> Space:
 
 def _clip_vectors(waves: Sequence[np.ndarray], microphone: int) -> np.ndarray:
     """(N, 2F) mean and deviation of the log-mel bands of whole clips."""
+    from asd_core.views.logmel import LogMel
+
     view = LogMel()
     levels = [view(wave[microphone : microphone + 1]) for wave in waves]
     return np.array([np.concatenate([x.mean(axis=1), x.std(axis=1)]) for x in levels])

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from asd_core import config
 from asd_core.config import validate
+from asd_core.data import audio
 from asd_core.data.manifest import open_dataset
 from asd_core.synthesis.conditions import Condition
 from asd_core.synthesis.generator import load_generator, train_generator
@@ -25,23 +27,36 @@ from asd_core.types import SAMPLE_RATE, TRAIN
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="demo")
-    parser.add_argument("--machine", default="valveSim")
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 1500])
+    parser.add_argument("--machine", default="ToyCarSim")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="of each clip: short ones are learnt by heart sooner"
+    )
+    parser.add_argument("--steps", type=int, nargs="+", default=[100, 3000])
     parser.add_argument("--clips", type=int, default=3)
     asked = parser.parse_args()
-    every = open_dataset(asked.data).of(asked.machine, TRAIN)
+    with tempfile.TemporaryDirectory() as folder:
+        judge_copies(asked, Path(folder))
+
+
+def judge_copies(asked: argparse.Namespace, place: Path) -> None:
+    length = int(asked.seconds * SAMPLE_RATE)
+    every = []
+    for clip in open_dataset(asked.data).of(asked.machine, TRAIN):
+        path = place / clip.file_name
+        audio.write(path, audio.read(clip.path)[:, :length])
+        every.append(replace(clip, path=path))
     clips = [clip for clip in every if clip.domain == "target"][: asked.clips]
     real = RealClips(every)
     condition = Condition.of(clips[0])
     base = config.resolve_generator(config.load_generator("diffusion"), config.load_profile("quick"))
     for steps in asked.steps:
         changes = {"crop_seconds": 60.0, "untold": 0.0}
-        train = base.train.model_dump() | {"max_steps": steps, "batch_size": 4, "ema": 0.98}
+        train = base.train.model_dump() | {"max_steps": steps, "batch_size": 3, "ema": 0.98}
         options = validate(config.Generator, base.model_dump() | changes | {"train": train}, "overfitted")
         with tempfile.TemporaryDirectory() as folder:
             facts = train_generator(clips, options, Path(folder))
             generator = load_generator(Path(folder), options)
-        drawn = generator.draw(condition, 5 * SAMPLE_RATE, range(8))
+        drawn = generator.draw(condition, length, range(8))
         waves = generator.coloured(drawn, generator.equaliser(drawn.white))
         for i, one in enumerate(real.microphones):
             found = list(real.copies([pattern(wave[i]) for wave in waves], one))

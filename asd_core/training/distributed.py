@@ -115,6 +115,8 @@ class Processes:
         try:
             yield
             self.by_main(lambda: None)  # nobody leaves before the last file is written
+            if dist.is_initialized():  # its threads would abort a process that leaves while they run
+                dist.destroy_process_group()
         except Cancelled:
             if self.main:
                 raise

@@ -328,6 +328,10 @@ def _complete_generator(incomplete: str) -> list[str]:
     return [name for name in config.generator_names() if name.startswith(incomplete)]
 
 
+def _resolved_generator(name: str, profile: str) -> config.Generator:
+    return config.resolve_generator(config.load_generator(name), config.load_profile(profile))
+
+
 GeneratorOption = Annotated[
     str,
     typer.Option("--generator", help="Of configs/generators, or a YAML file.", autocompletion=_complete_generator),
@@ -358,7 +362,7 @@ def generate(
     Systems that use such clips do the same by themselves. Example: generate --data demo --profile quick --dry-run
     """
     _check_device(device)
-    chosen = config.resolve_generator(config.load_generator(generator), config.load_profile(profile))
+    chosen = _resolved_generator(generator, profile)
     if dry_run or output is not None:
         from asd_core import files
         from asd_core.data.manifest import open_dataset
@@ -397,7 +401,7 @@ def screen(
 
     Example: screen --data demo --profile quick --clips --machines fanSim
     """
-    chosen = config.resolve_generator(config.load_generator(generator), config.load_profile(profile))
+    chosen = _resolved_generator(generator, profile)
     said = [(clip, word) for word, clips in (("keep", keep), ("drop", drop), ("undo", undo)) for clip in clips or []]
     if said:
         from asd_core import pipeline
@@ -450,7 +454,7 @@ def quality(
     """
     import pandas as pd
 
-    chosen = config.resolve_generator(config.load_generator(generator), config.load_profile(profile))
+    chosen = _resolved_generator(generator, profile)
     tasks, context = _make_generated(chosen, data, machines, "auto", workspace, job, quality=True)
     folders = [task.folder(context.workspace) for task in tasks if task.kind == "quality"]
     distances, samples = (

@@ -30,3 +30,24 @@ def asd(*arguments: object, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "asd_core", *map(str, arguments)]
     options.setdefault("env", ENVIRONMENT)
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, **options)
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run the command line in this process; returns exit code, stdout and stderr on single lines."""
+    from asd_core.__main__ import main
+
+    monkeypatch.setenv("COLUMNS", "500")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["asd_core", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err + captured.out
+        return code, captured.out, " ".join(captured.err.split())
+
+    return call

@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from scipy.signal import welch
 
 from asd_core.artifacts import Workspace, read_table
@@ -70,6 +71,7 @@ def draw(path: Path, shown: list[tuple[str, np.ndarray, np.ndarray]]) -> None:
             axis.set_yticks(*zip(*ticks("mel"), strict=True), fontsize=7)
             axis.tick_params(axis="x", labelsize=7)
     figure.savefig(path, dpi=110)
+    Image.open(path).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def main() -> None:

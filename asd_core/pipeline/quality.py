@@ -7,6 +7,7 @@ like, and the generator has not heard them. Nothing that is trained depends on i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,10 @@ from asd_core.pipeline.generated import SCREENING_VERSION, candidates
 from asd_core.pipeline.tasks import EMBEDDING_VERSION, Context, Task, input_of_kind, inputs_of_kind
 from asd_core.types import NORMAL, SAMPLE_RATE, TEST, TRAIN, AsdError, Clip, Progress
 from asd_core.views import VIEWS
+from asd_core.views.base import MICROPHONES
 
 if TYPE_CHECKING:
     from asd_core.backbones import Backbone
-    from asd_core.synthesis.conditions import Condition
     from asd_core.synthesis.quality import Sets
 
 QUALITY_VERSION = 1
@@ -36,7 +37,6 @@ DISTANCES = [
 ]
 FRAMES = 31  # of a log-mel window of one second
 WINDOW = 2 * SAMPLE_RATE  # samples of an excerpt for the encoder, one every second
-MICROPHONES = ("near", "far")
 MOST_OTHERS = 20  # clips of another condition that are listened to
 
 Space = Callable[[np.ndarray], np.ndarray]
@@ -69,10 +69,10 @@ def check_listener(generator: config.Generator) -> None:
 
 def quality_task(kept: Task, context: Context, listener: Task | None) -> Task:
     """The task that measures what a screen task keeps; `listener` is the training that the frozen encoder starts from."""
-    machine = kept.spec["machine"]
     from asd_core.backbones import BACKBONES
     from asd_core.views.logmel import LogMel
 
+    machine = kept.spec["machine"]
     prints = [context.fingerprint(machine, split) for split in (TRAIN, TEST)]
     inputs = (kept, listener) if listener else (kept,)
     asked = kept.spec["generator"]["listener"]
@@ -87,7 +87,7 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
     """distances.parquet: one row per condition, microphone, space and measure, with the columns of
     `synthesis.quality.compare`; samples.parquet: one row per condition and microphone."""
     from asd_core.synthesis.conditions import Condition
-    from asd_core.synthesis.generator import load_generator
+    from asd_core.synthesis.generator import load_generator, shaped_noise
     from asd_core.synthesis.quality import compare, diversity, frechet, kernel_distance, verdict
 
     options = validate(config.Generator, task.spec["generator"], task.title)
@@ -96,8 +96,7 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
     kept = task.inputs[0].folder(context.workspace)
     table = read_table(kept / "candidates.parquet")
     generator = load_generator(trained.folder(context.workspace), options, context.device)
-    recordings = _recordings(context, machine)
-    noise_seed = options.seed
+    training, held_out = _recordings(context, machine)
     spaces = {"log-mel": _log_mel(), "encoder": _encoder(options.listener, task, context)}
     heard_before: dict[tuple[str, int, str], np.ndarray] = {}
     distances, samples = [], []
@@ -106,12 +105,12 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
         condition = Condition.parse(text)
         own = table[table["condition"] == text]
         generated = [audio.read(clip.path) for clip in candidates(drawn.folder(context.workspace), own[own["kept"]])]
-        heard = [audio.read(clip.path) for clip in recordings.held_out.get(text, [])]
-        known = [audio.read(clip.path) for clip in recordings.training.get(text, [])]
+        heard = [audio.read(clip.path) for clip in held_out.get(text, [])]
+        known = [audio.read(clip.path) for clip in training.get(text, [])]
         reference, real = (heard, known) if heard else (known[::2], known[1::2])
-        others = {name: clips for name, clips in recordings.training.items() if name != text}
+        others = {name: clips for name, clips in training.items() if name != text}
         length = max((wave.shape[-1] for wave in (generated or known)), default=SAMPLE_RATE)
-        noise = list(_noise(generator, condition, length, max(len(generated), 2), noise_seed))
+        noise = list(shaped_noise(generator, condition, length, max(len(generated), 2), options.seed))
         for i, one in enumerate(MICROPHONES[: generator.channels]):
             for name, space in spaces.items():
                 for text_, clips in others.items():
@@ -149,16 +148,8 @@ def measure(task: Task, context: Context, folder: Path, progress: Progress) -> d
     return {}
 
 
-class _Recorded:
-    """Recorded normal clips of a machine by condition: of training, and labelled test clips."""
-
-    def __init__(self, training: dict[str, list[Clip]], held_out: dict[str, list[Clip]]) -> None:
-        self.training, self.held_out = training, held_out
-
-
-def _recordings(context: Context, machine: str) -> _Recorded:
-    from dataclasses import replace
-
+def _recordings(context: Context, machine: str) -> tuple[dict[str, list[Clip]], dict[str, list[Clip]]]:
+    """Recorded normal clips of a machine by condition: those of training, and labelled test clips."""
     from asd_core.synthesis.conditions import Condition
 
     def grouped(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
@@ -170,7 +161,7 @@ def _recordings(context: Context, machine: str) -> _Recorded:
     truth = context.data.truth
     known = [(clip, truth[clip.clip_id]) for clip in context.data.of(machine, TEST) if clip.clip_id in truth]
     normal = [replace(clip, domain=t.domain, attributes=t.attributes) for clip, t in known if t.label == NORMAL]
-    return _Recorded(grouped(context.data.of(machine, TRAIN)), grouped(normal))
+    return grouped(context.data.of(machine, TRAIN)), grouped(normal)
 
 
 def _sets(
@@ -197,12 +188,6 @@ def _sets(
         others,
         windows(noise),
     )
-
-
-def _noise(generator: Any, condition: Condition, samples: int, count: int, seed: int) -> np.ndarray:
-    from asd_core.synthesis.generator import shaped_noise
-
-    return shaped_noise(generator, condition, samples, count, seed)
 
 
 def _log_mel() -> Space:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from asd_core.synthesis.representation import HOP, Spectra, filtered, frames_of,
 from asd_core.training import checkpoint, distributed, loop
 from asd_core.training.samplers import class_balance
 from asd_core.types import AsdError, Clip, Progress, no_progress
+from asd_core.views.base import MICROPHONES
 
-MICROPHONES = ("near", "far")
 LEAST_FRAMES = 4  # of an excerpt: fewer cannot be transformed
 CACHE = 1_500_000_000  # bytes of whitened clips that are kept
 EVEN = 17  # frequencies (133 Hz) over which the equaliser is smoothed
@@ -111,7 +111,7 @@ class Excerpts:
     samples: int
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, compare=False)
 
-    @property
+    @cached_property
     def rows(self) -> list[tuple[int, slice]]:
         """Clip and microphones of every example."""
         together = self.denoiser.channels
@@ -122,8 +122,7 @@ class Excerpts:
         return len(self.rows)
 
     def load(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
-        rows = self.rows
-        chosen = [rows[i] for i in indices]
+        chosen = [self.rows[i] for i in indices]
         whole = self._whitened([clip for clip, _ in chosen])
         starts, signs = torch.rand(2, len(chosen), generator=generator)
         parts, spectra, words = [], [], []

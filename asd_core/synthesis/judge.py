@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,9 @@ from asd_core.training.distributed import join
 from asd_core.training.objective import ViewCache
 from asd_core.training.samplers import class_balance
 from asd_core.types import AsdError, Clip, Progress, no_progress
-from asd_core.views.base import Channel, View
+from asd_core.views.base import MICROPHONES, Channel, View
 from asd_core.views.logmel import LogMel
 
-MICROPHONES: tuple[Channel, ...] = get_args(Channel)  # near, far: in the order of a recording's channels
 BANDS, LEAST_FRAMES = 128, 63  # mel bands; frames of 32 ms in the shortest excerpt, 2 s
 MASK = 6  # bands, and frames, covered at most, in every other excerpt: more would make whole clips all too certain
 SMOOTHING = 0.1

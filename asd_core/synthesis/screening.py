@@ -40,9 +40,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from asd_core.data.stream import stream
-from asd_core.synthesis.judge import MICROPHONES, Judge
+from asd_core.synthesis.judge import Judge
 from asd_core.types import SAMPLE_RATE, AsdError, Clip
-from asd_core.views.base import Channel
+from asd_core.views.base import MICROPHONES, Channel
 from asd_core.views.logmel import LogMel
 
 FRAME = SAMPLE_RATE // 20  # samples of the 50 ms whose silence is looked for

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
 from asd_core.types import FAR, NEAR, AsdError, Grid
 
 Channel = Literal["near", "far"]
+MICROPHONES: tuple[Channel, ...] = get_args(Channel)  # in the order of a recording's channels
 
 
 class View(ABC):

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,28 +10,8 @@ import pytest
 import soundfile
 
 from asd_core import files
-from asd_core.__main__ import main
 from asd_core.data.manifest import scan
 from tests.conftest import SYSTEMS
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run the command line in this process; returns exit code, stdout and stderr on single lines."""
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["asd_core", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return code, captured.out, " ".join(captured.err.split())
-
-    return call
 
 
 @pytest.fixture

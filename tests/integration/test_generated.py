@@ -19,7 +19,6 @@ import torch
 import yaml
 
 from asd_core import pipeline
-from asd_core.__main__ import main
 from asd_core.artifacts import Workspace, load_run, read_embeddings, read_table
 from asd_core.config import System, load_generator, load_profile, load_system, system_variant
 from asd_core.data import audio
@@ -82,25 +81,6 @@ def again(street, tmp_path):
     _, context = street
     shutil.copytree(context.workspace.root, tmp_path / "ws")
     return pipeline.Context(Workspace(tmp_path / "ws"), context.data, "cpu")
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run the command line in this process; returns exit code, stdout and stderr on one line."""
-    monkeypatch.setenv("COLUMNS", "500")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["asd_core", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err + captured.out
-        return code, captured.out, " ".join(captured.err.split())
-
-    return call
 
 
 # ---------------------------------------------------------------- where they go

@@ -8,6 +8,7 @@
       datasets/<name>/           dataset.json: name, kind and root of the recordings
       exports/<name>/            submission packages
       verdicts/<key>.jsonl       what people said of generated clips
+      uploads/<id>/              clip.wav, upload.json: a recording that somebody dropped to have it scored
       jobs/<id>/                 see `jobs`
       cache/                     fingerprints, spectrogram pictures; may be deleted at any time
 
@@ -66,6 +67,10 @@ class Workspace:
     @property
     def exports(self) -> Path:
         return self.root / "exports"
+
+    @property
+    def uploads(self) -> Path:
+        return self.root / "uploads"
 
     @property
     def jobs(self) -> Path:

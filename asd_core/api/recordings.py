@@ -19,6 +19,8 @@ from asd_core.registry import did_you_mean
 from asd_core.types import FAR, NEAR, TEST, TRAIN, AsdError, Clip
 
 CHANNELS = {"near": NEAR, "far": FAR}
+BOTH = "both"  # microphones, as the recording has them
+GENERATED, UPLOADS = "generated", "uploads"  # "generated:<key>": candidates of a task; "uploads:<id>": a dropped file
 SCALE_CLIPS = 12  # training clips that set a machine's loudness scale
 SMALLEST_RANGE_DB = 40.0  # of that scale; less would paint silence as a storm
 
@@ -70,13 +72,58 @@ def data_set(workspace: Workspace, name: str) -> DataSet:
 def clip(workspace: Workspace, data: str, clip_id: str) -> Clip:
     """The clip with this id. The id is looked up; it never becomes part of a path.
 
+    Args:
+        data: a data set's name; or "generated:<key of a generate task>", or "uploads:<id>"
+
     Raises:
         AsdError: unknown data set, or no file for this id.
     """
-    clips = _by_id(data_set(workspace, data))
+    clips = _clips(workspace, data)
     if clip_id not in clips:
         raise AsdError(f"{clip_id} is missing from {data}. Restore the file, or run again to leave it out.")
     return clips[clip_id]
+
+
+def _clips(workspace: Workspace, data: str) -> Mapping[str, Clip]:
+    kind, _, key = data.partition(":")
+    if kind == GENERATED and key:
+        folder = _listed(workspace.root / "tasks" / "generate", key, "candidates.parquet", "set of generated clips")
+        return _candidates(folder, (folder / "candidates.parquet").stat().st_mtime_ns)
+    if kind == UPLOADS and key:
+        folder = _listed(workspace.uploads, key, "upload.json", "dropped recording")
+        machine = str(read_json(folder / "upload.json")["machine"])
+        one = Clip(f"{key}.wav", folder / "clip.wav", machine, TEST, "00")
+        return {one.clip_id: one}
+    return _by_id(data_set(workspace, data))
+
+
+def _listed(parent: Path, name: str, holds: str, what: str) -> Path:
+    """A folder that is there and holds a file; `name` is compared with what is listed and never joined unseen."""
+    for folder in parent.iterdir() if parent.is_dir() else ():
+        if folder.name == name and (folder / holds).is_file():
+            return folder
+    raise AsdError(f'There is no {what} "{name}" in this workspace. It may have been deleted.')
+
+
+@lru_cache(maxsize=8)
+def _candidates(folder: Path, stamp: int) -> Mapping[str, Clip]:
+    from asd_core.artifacts import read_table
+    from asd_core.pipeline.generated import candidates
+
+    return {one.clip_id: one for one in candidates(folder, read_table(folder / "candidates.parquet"))}
+
+
+def recorded_in(workspace: Workspace, data: str) -> str:
+    """The data set that a clip's machine is of: of generated clips the one they imitate, of a dropped recording the
+    one it is compared with; "" where that is not known."""
+    kind, _, key = data.partition(":")
+    if kind == GENERATED and key:
+        folder = _listed(workspace.root / "tasks" / "generate", key, "meta.json", "finished set of generated clips")
+        return str(read_json(folder / "meta.json").get("data", ""))
+    if kind == UPLOADS and key:
+        folder = _listed(workspace.uploads, key, "upload.json", "dropped recording")
+        return str(read_json(folder / "upload.json")["data"])
+    return data
 
 
 @dataclass(frozen=True)
@@ -110,16 +157,27 @@ def clip_facts(workspace: Workspace, data: str, clip_id: str) -> ClipFacts:
         header.sample_rate,
         header.channels,
         found.path.stat().st_size,
-        found.path.relative_to(data_sets(workspace)[data].root.resolve()).as_posix(),
+        _place(workspace, data, found.path),
         tuple((float(peak), float(rms)) for peak, rms in decibel),
     )
 
 
+def _place(workspace: Workspace, data: str, path: Path) -> str:
+    """Relative to the data set's folder, or to the workspace."""
+    own = data_sets(workspace).get(data)
+    for root in (own.root.resolve() if own else workspace.root, workspace.root.resolve()):
+        if path.resolve().is_relative_to(root):
+            return path.resolve().relative_to(root).as_posix()
+    return path.name
+
+
 def sound(workspace: Workspace, data: str, clip_id: str, channel: str) -> Path:
-    """A WAV file of one channel, sample for sample as recorded: no gain, no resampling."""
+    """A WAV file of one channel, or of "both", sample for sample as recorded: no gain, no resampling."""
     import soundfile
 
     found = clip(workspace, data, clip_id)
+    if channel == BOTH:
+        return found.path
     header = soundfile.info(found.path)
     if header.channels == 1 and channel == "near":
         return found.path
@@ -147,9 +205,14 @@ def spectrogram(workspace: Workspace, data: str, clip_id: str, channel: str, axi
 def loudness_scale(workspace: Workspace, data: str, machine: str) -> tuple[float, float]:
     """(darkest, brightest) level in dBFS of all pictures of a machine, near and far, so that they can be compared.
 
-    From the training clips: 1 % of their spectrograms lies below and 0.1 % above, to the next 5 dB.
+    From the training clips: 1 % of their spectrograms lies below and 0.1 % above, to the next 5 dB. Generated and
+    dropped clips are shown on the scale of the machine that they are of, where that is known.
     """
-    clips = data_set(workspace, data).of(machine, TRAIN) or data_set(workspace, data).of(machine)
+    known, origin = data_sets(workspace), recorded_in(workspace, data)
+    if origin in known and machine in data_set(workspace, origin).machines:
+        clips = data_set(workspace, origin).of(machine, TRAIN) or data_set(workspace, origin).of(machine)
+    else:
+        clips = tuple(one for one in _clips(workspace, data).values() if one.machine == machine)
     some = clips[:: max(1, len(clips) // SCALE_CLIPS)][:SCALE_CLIPS]
     path = workspace.cache / "scales" / f"{digest([_identity(one) for one in some])}.json"
     if not path.is_file():

@@ -183,7 +183,12 @@ def generate(task: Task, context: Context, folder: Path, progress: Progress) -> 
             write_table(saved, table)
     write_table(folder / "candidates.parquet", table)
     seconds, audio_seconds = time.monotonic() - started, (len(table) - before) * samples / SAMPLE_RATE
-    return {"drawn": len(table), "audio_seconds": audio_seconds, "drawing_seconds": seconds}
+    return {
+        "drawn": len(table),
+        "audio_seconds": audio_seconds,
+        "drawing_seconds": seconds,
+        "data": context.data.name,  # whose loudness scale its pictures share
+    }
 
 
 def _tell(progress: Progress, start: float, share: float, message: str, fraction: float) -> None:

@@ -1,96 +1,15 @@
 """The app in a browser: what only a browser can tell. One server per module, except where a fresh one is the point."""
 
-import contextlib
-import shutil
-import socket
-import subprocess
-import sys
-import time
+import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 
-from asd_core import api, jobs
+from asd_core import jobs
 from tests.app import example
+from tests.browser.driver import heading, needs_browser, serving
 
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
-]
-ROOT = Path(__file__).resolve().parents[2]
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--autoplay-policy=no-user-gesture-required",
-]
-PROBE = "_stcore/"  # on a deep link Streamlit's own front end first asks for these below the page's path and gets 404
-
-
-@contextlib.contextmanager
-def serving(workspace: api.Workspace, port: int = 0):
-    if not port:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-    script = Path(__file__).with_name("app_with_fake_jobs.py")
-    command = [sys.executable, "-m", "streamlit", "run", str(script), "--server.headless", "true"]
-    command += ["--server.port", str(port), "--", "--workspace", str(workspace.root)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(120):
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health"):
-                break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:  # on a starved machine; how it ends is not what is tested here
-            server.kill()
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory) -> api.Workspace:
-    return example.build(tmp_path_factory.mktemp("browser"), clips=4, seconds=2.0)
-
-
-@pytest.fixture(scope="module")
-def server(workspace):
-    with serving(workspace) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def tab(chromium):
-    """A page whose console must stay clean."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 900})
-    page.set_default_timeout(15_000)
-    said: list[str] = []
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on(
-        "console",
-        lambda line: said.append(line.text) if line.type == "error" and PROBE not in line.location["url"] else None,
-    )
-    yield page
-    page.close()
-    assert not said
-
-
-def heading(tab, text: str) -> None:
-    tab.get_by_role("heading", name=text).first.wait_for()
+pytestmark = needs_browser
 
 
 def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from asd_core import __main__ as command_line
 from asd_core import analysis, config, terminal
 from asd_core.artifacts import Workspace
+from asd_core.commands import runs
+from asd_core.commands.options import complete_system
 from tests.unit.invented_runs import dataset, write_run
 
 
@@ -35,21 +37,21 @@ def test_nothing_is_marked_where_nothing_is(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_variants_are_listed_under_their_system(capsys: pytest.CaptureFixture[str]) -> None:
-    command_line.systems(as_json=True)
+    runs.systems(as_json=True)
     rows = {row["system"]: row for row in json.loads(capsys.readouterr().out)}
     names = list(rows)
     assert names[names.index("unis-3") + 1] == "unis-3+submitted"
     assert [rows[name]["transductive"] for name in ("unis-3", "unis-3+submitted")] == [False, True]
     assert {name.partition("+")[0] for name in names} == set(config.system_names())
-    command_line.systems()
+    runs.systems()
     said = capsys.readouterr().out
     assert "unis-3+submitted ᵗ" in said
     assert "ᵗ transductive:" in said
 
 
 def test_variants_are_completed() -> None:
-    assert "unis-3+submitted" in command_line._complete_system("unis-3")
-    assert command_line._complete_system("unis-3+") == ["unis-3+submitted"]
+    assert "unis-3+submitted" in complete_system("unis-3")
+    assert complete_system("unis-3+") == ["unis-3+submitted"]
 
 
 def test_an_invalid_system_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, jobs, words
+from pages.components import cached, jobs, tour, words
 from pages.components.context import PAGES, asked, picker, show_notes, workspace
+from pages.shell.places import CHOICES, PLACES
 
 ASSETS = PAGES.parent / "assets"
 
@@ -17,15 +21,23 @@ st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="lar
 CHOSEN = ("button[data-variant][data-selected]:not([data-disabled])", "[role='tab'][data-selected][data-testid]")
 st.html(f"<style>.stApp :is({', '.join(CHOSEN)}) {{ color: inherit; font-weight: 600; }}</style>")
 
-page = st.navigation(
-    [
-        st.Page(PAGES / "home.py", title="Home", icon=":material/home:", url_path="home", default=True),
-        st.Page(PAGES / "results.py", title="Results", icon=":material/leaderboard:", url_path="results"),
-        st.Page(PAGES / "train.py", title="Train", icon=":material/model_training:", url_path="train"),
-        st.Page(PAGES / "weights.py", title="Weights", icon=":material/download:", url_path="weights"),
-        st.Page(PAGES / "export.py", title="Export", icon=":material/package_2:", url_path="export"),
+SECTIONS = {
+    section: [
+        st.Page(PAGES / f"{name}.py", title=title, icon=f":material/{icon}:", url_path=name, default=name == "home")
+        for name, title, icon, _ in places
     ]
-)
+    for section, places in PLACES.items()
+}
+page = st.navigation(SECTIONS, position="hidden")
+
+
+def navigation() -> None:
+    """Links to the pages. (Streamlit's own list, in sections, is not valid HTML and its headings answer no key.)"""
+    for section, pages in SECTIONS.items():
+        with st.container(gap="xxsmall"):
+            st.caption(section)
+            for one in pages:
+                st.page_link(one, width="stretch")
 
 
 def pick_data() -> str:
@@ -61,25 +73,29 @@ def pick_run(data: str) -> str:
     return picker("run", "Run", list(own), best[0] if best else next(iter(own)), describe)
 
 
-def pick_machine(run_id: str) -> str:
-    record = cached.runs()[run_id].record
-    machines = record["machines"]
+def pick_machine(machines: Sequence[str], labelled: Sequence[str] = ()) -> None:
+    """By default the machine of the asked clip, or the first whose test clips are labelled."""
     of_clip = (st.query_params.get("clip") or "").partition("/")[0]
-    return picker(
-        "machine", "Machine", machines, of_clip if of_clip in machines else [*record.get("labelled", []), *machines][0]
-    )
+    picker("machine", "Machine", machines, of_clip if of_clip in machines else [*labelled, *machines][0])
+
+
+def pick(choices: Sequence[str]) -> None:
+    data = pick_data() if "data" in choices else ""
+    run = cached.runs().get(pick_run(data)) if "run" in choices and data else None
+    if run and "machine" in choices:
+        pick_machine(run.record["machines"], run.record.get("labelled", []))
+    if data and "recorded machine" in choices:
+        with suppress(api.AsdError):  # its folder is gone; the page says so
+            pick_machine(api.data_set(workspace(), data).machines)
 
 
 with st.sidebar:
-    if page.url_path in ("results", "train"):
-        data = pick_data()
-        if page.url_path == "results" and data:
-            run_id = pick_run(data)
-            if run_id:
-                pick_machine(run_id)
+    navigation()
+    pick(CHOICES[page.url_path or "home"])
     jobs.tray()
 
 jobs.announce()
+tour.show()
 show_notes()
 jobs.show_problems()
 page.run()

@@ -13,16 +13,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asd_core import api
 from pages.components import pictures
-from pages.components.context import workspace
+from pages.components.context import PAGES, workspace
 
 CACHE = {"Cache-Control": "private, max-age=86400"}  # the address carries a version, so a day is not too long
+ASSETS = dict.fromkeys(("player.js", "player_audio.js"), "text/javascript") | {"player.css": "text/css"}
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "X-Frame-Options": "DENY"}
 
 
 def sound(request: Request) -> Response:
-    """One channel of a clip as WAV; answers range requests, so that players can seek."""
+    """One channel of a clip, or both, as WAV; answers range requests, so that players can seek."""
     wanted = request.path_params
-    if wanted["channel"] not in api.CHANNELS:
+    if wanted["channel"] not in (*api.CHANNELS, api.BOTH):
         raise HTTPException(404)
     try:
         path = api.sound(workspace(), wanted["data"], wanted["clip_id"], wanted["channel"])
@@ -40,6 +41,43 @@ def spectrogram(request: Request) -> Response:
     except (api.AsdError, OSError) as error:
         raise HTTPException(404) from error
     return FileResponse(path, media_type="image/webp", headers=CACHE)
+
+
+def difference(request: Request) -> Response:
+    """A clip's spectrogram less the mean of others' (`other`, repeated) of the same or another data set (`of`)."""
+    wanted, asked = request.path_params, request.query_params
+    if wanted["kind"] not in pictures.KINDS:
+        raise HTTPException(404)
+    data, clip_id, others = wanted["data"], wanted["clip_id"], asked.getlist("other")
+    try:
+        path = pictures.difference(workspace(), data, wanted["kind"], clip_id, others, asked.get("of", data))
+    except (api.AsdError, OSError) as error:
+        raise HTTPException(404) from error
+    return FileResponse(path, media_type="image/webp", headers=CACHE)
+
+
+def anomaly(request: Request) -> Response:
+    """What a run's map marks in a clip, as WAV."""
+    wanted = request.path_params
+    try:
+        run = api.load_run(workspace(), wanted["run"])
+        path = api.anomaly_sound(workspace(), run, wanted["clip_id"], request.query_params.get("branch"))
+    except (api.AsdError, OSError) as error:
+        raise HTTPException(404) from error
+    return FileResponse(path, media_type="audio/wav", headers=CACHE)
+
+
+def asset(request: Request) -> Response:
+    """A script or style sheet of ours; asked for again with every visit, and sent only if it has changed."""
+    name = request.path_params["name"]
+    if name not in ASSETS:
+        raise HTTPException(404)
+    path = PAGES.parent / "assets" / name
+    headers = {"Cache-Control": "no-cache"}
+    tag = f'"{path.stat().st_mtime_ns:x}"'
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers | {"ETag": tag})
+    return FileResponse(path, media_type=ASSETS[name], headers=headers | {"ETag": tag})
 
 
 class SecurityHeaders:
@@ -60,8 +98,11 @@ class SecurityHeaders:
 
 
 routes = [
+    Route("/asd/assets/{name}", asset),
     Route("/asd/sounds/{data}/{channel}/{clip_id:path}", sound),
     Route("/asd/spectrograms/{data}/{kind}/{clip_id:path}", spectrogram),
+    Route("/asd/difference/{data}/{kind}/{clip_id:path}", difference),
+    Route("/asd/anomaly/{run}/{clip_id:path}", anomaly),
 ]
 middleware = [
     Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1"]),

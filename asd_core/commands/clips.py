@@ -10,6 +10,7 @@ import typer
 from asd_core import api, terminal
 from asd_core.commands.options import (
     WORKSPACE,
+    JobOption,
     JsonOption,
     WorkspaceOption,
     open_workspace,
@@ -25,13 +26,22 @@ def score(
     run_id: Annotated[str, typer.Option("--run", help="A finished run; `table --json` lists their ids.")],
     machine: Annotated[str, typer.Option(help="Which machine of the run these recordings are of.")],
     section: Annotated[str, typer.Option(help="Section of the machine.")] = "00",
+    output: Annotated[
+        Path | None, typer.Option(help="Keep the scores, with nearest clips and evidence, in this folder, too.")
+    ] = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
+    job: JobOption = None,
 ) -> None:
     """Score loose recordings with a trained system: anomaly score, threshold, decision, percentile among normals."""
-    from asd_core import pipeline
+    with terminal.reporting(job) as progress:
+        progress(0.0, "loading")
+        from asd_core.pipeline import loose
 
-    result = pipeline.score_files(open_workspace(workspace), run_id, machine, wavs, section)
+        judged = loose.judge_files(open_workspace(workspace), run_id, machine, wavs, section, progress=progress)
+        if output is not None:
+            loose.keep(judged, output, run_id, machine, section)
+    result = judged.table
     if as_json:
         terminal.print_json(result.to_dict(orient="records"))
         return

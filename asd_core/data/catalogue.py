@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -67,7 +68,14 @@ def load_dataset_config(name: str) -> DatasetConfig:
     known = dataset_names()
     if name not in known:
         raise AsdError(f'There is no data set "{name}". Known: {", ".join(known)}.{did_you_mean(name, known)}')
-    described = load(DatasetConfig, CONFIGS / "datasets" / f"{name}.yaml")
+    path = CONFIGS / "datasets" / f"{name}.yaml"
+    described = _load(path, path.stat().st_mtime_ns)
     if described.name != name:
         raise AsdError(f'configs/datasets/{name}.yaml calls itself "{described.name}"; both must agree.')
     return described
+
+
+@lru_cache(maxsize=32)
+def _load(path: Path, stamp: int) -> DatasetConfig:
+    """Read once: the app asks at every click."""
+    return load(DatasetConfig, path)

@@ -13,6 +13,7 @@ import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
+from asd_core.artifacts import begin, finish, is_done, read_table, write_table
 from asd_core.data.manifest import LABELLED, DataSet, attribute_key, attribute_text, parse_name, walk
 from asd_core.files import read_json
 from asd_core.types import (
@@ -140,6 +142,8 @@ class Report:
     findings: tuple[Finding, ...]  # errors first, then in the order of RULES, then by subject
     machines: pd.DataFrame  # one row per machine: `DataSet.counts`, channels, rate (Hz), seconds, errors, warnings
     files: int  # sound files that were opened
+    clips: pd.DataFrame  # one row per readable clip: `CLIP_COLUMNS`
+    stamp: str  # of the files when the examination began, see `stamp`
 
     def count(self, severity: Severity) -> int:
         return sum(finding.severity == severity for finding in self.findings)
@@ -148,6 +152,21 @@ class Report:
     def ok(self) -> bool:
         """Nothing that would stop or falsify a run."""
         return not self.count("error")
+
+
+CLIP_COLUMNS = {
+    "clip_id": "",
+    "machine": "",
+    "split": "",
+    "rate": "Hz",
+    "channels": "",
+    "seconds": "s",
+    "peak": "dB of full scale, the highest of all channels",
+    "near": "level, dB of full scale (RMS without its mean); NaN if not finite",
+    "far": "the same of the far microphone; NaN for one channel",
+    "correlation": "of near and far, −1…1; NaN where a channel is missing or silent",
+    "lead": "ms by which the sound that both share reaches the near microphone first; NaN where they share too little",
+}
 
 
 @dataclass(frozen=True)
@@ -173,6 +192,9 @@ class _Facts:
     tilt: np.ndarray | None = None  # (BANDS,) dB, near minus far
     louder: float = 0.0  # dB, near minus far
     lead: float | None = None  # ms by which the sound reaches the near microphone first
+    correlation: float = np.nan
+    levels: tuple[float, ...] = ()  # dB of full scale per channel, RMS without the mean
+    peak: float = np.nan  # dB of full scale
     findings: tuple[tuple[str, str], ...] = ()  # (rule, found)
 
     @property
@@ -190,6 +212,7 @@ def examine(root: Path, progress: Progress = no_progress) -> Report:
     if not root.is_dir():
         raise AsdError(f"{root} is not a folder. Give the folder that holds <machine>/train and <machine>/test.")
     findings: list[Finding] = []
+    before = stamp(root)
     places = list(_walk(root, findings))
     pairs: list[tuple[_Place, _Facts]] = []
     for place, facts in _look_at_all(places, progress):
@@ -209,7 +232,21 @@ def examine(root: Path, progress: Progress = no_progress) -> Report:
         findings += _channel_order(machine, readable)
     order = list(RULES)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), order.index(f.rule), f.subject))
-    return Report(root, tuple(findings), _summary(root, by_machine, findings), len(places))
+    return Report(
+        root, tuple(findings), _summary(root, by_machine, findings), len(places), _clip_facts(by_machine), before
+    )
+
+
+def stamp(root: Path) -> str:
+    """Changes when a file below `root` is added, removed or written; looks at names, sizes and times only."""
+    seen = hashlib.blake2b(digest_size=8)
+    for folder, _, names in walk(root, on_error=lambda _: None):
+        seen.update(os.fsencode(folder))
+        for name in (name for name in names if not name.startswith(".")):
+            with suppress(OSError):  # a link to nothing, or forbidden
+                found = os.stat(f"{folder}/{name}")  # noqa: PTH116  the app looks often, and Path takes longer
+                seen.update(b"%s/%d/%d" % (os.fsencode(name), found.st_size, found.st_mtime_ns))
+    return seen.hexdigest()
 
 
 # finding files --------------------------------------------------------------------------------------------------
@@ -276,7 +313,7 @@ def _look(path: Path) -> _Facts:
     """Open a file; whatever is wrong with it becomes a finding of the result, never an exception."""
     try:
         with path.open("rb") as file:
-            promised, held = _data_bytes(file.read(4096), path.stat().st_size)
+            promised, held = announced_bytes(file.read(4096), path.stat().st_size)
         wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
     except OSError as error:
         return _Facts(SAMPLE_RATE, 0, 0, findings=(("unreadable", str(error.strerror or error)),))
@@ -293,7 +330,7 @@ def _look(path: Path) -> _Facts:
     return _measure(np.ascontiguousarray(wave.T), rate, findings)
 
 
-def _data_bytes(head: bytes, size: int) -> tuple[int, int]:
+def announced_bytes(head: bytes, size: int) -> tuple[int, int]:
     """Bytes of sound that a WAV header announces, and those that the file can hold; equal where it does not tell."""
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return 1, 1
@@ -320,6 +357,7 @@ def _measure(wave: np.ndarray, rate: int, findings: list[tuple[str, str]]) -> _F
     mean = wave.mean(axis=1, dtype=np.float64)
     rms = np.array([np.sqrt(max(np.vdot(x, x) / frames - m * m, 0.0)) for x, m in zip(wave, mean, strict=True)])
     silent = rms < SILENT_RMS
+    levels, peak = tuple(map(_decibel, rms)), _decibel(max(wave.max(), -wave.min()))
     for c in range(channels):
         name = _channel_name(c, channels)
         if silent[c]:
@@ -329,16 +367,24 @@ def _measure(wave: np.ndarray, rate: int, findings: list[tuple[str, str]]) -> _F
             findings.append(("dc_offset", f"{name} has a mean of {mean[c]:+.3f} of full scale"))
         findings += [("clipped", f"{name}: {found}") for found in _clipping(wave[c])]
     if channels < 2 or silent[:2].any():
-        return _Facts(rate, channels, frames, digest, bool(silent.all()), findings=tuple(findings))
+        return _Facts(
+            rate, channels, frames, digest, bool(silent.all()), levels=levels, peak=peak, findings=tuple(findings)
+        )
     near, far = (wave[c] - np.float32(mean[c]) for c in (NEAR, FAR))
     correlation = float(np.vdot(near, far)) / (frames * rms[NEAR] * rms[FAR])
     louder = float(20 * np.log10(rms[NEAR] / rms[FAR]))
     if abs(correlation) > IDENTICAL:
         found = "sample by sample" if np.array_equal(wave[NEAR], wave[FAR]) else f"correlation {correlation:.5f}"
         findings.append(("identical_channels", found))
-        return _Facts(rate, channels, frames, digest, findings=tuple(findings))
+        same = {"louder": louder, "correlation": correlation, "levels": levels, "peak": peak}
+        return _Facts(rate, channels, frames, digest, findings=tuple(findings), **same)
     tilt, lead = _compare(near, far, rate)
-    return _Facts(rate, channels, frames, digest, False, tilt, louder, lead, tuple(findings))
+    return _Facts(rate, channels, frames, digest, False, tilt, louder, lead, correlation, levels, peak, tuple(findings))
+
+
+def _decibel(value: float) -> float:
+    """Of full scale; silence is −140 dB."""
+    return float(20 * np.log10(max(float(value), 1e-7)))
 
 
 def _channel_name(c: int, channels: int) -> str:
@@ -543,6 +589,21 @@ def _summary(
     )
 
 
+def _clip_facts(by_machine: dict[str, list[tuple[_Place, _Facts]]]) -> pd.DataFrame:
+    """`CLIP_COLUMNS` of all clips that could be read."""
+    rows = [
+        (
+            *(place.clip.clip_id, machine, place.clip.split, facts.rate, facts.channels, facts.seconds, facts.peak),
+            *(*facts.levels, np.nan, np.nan)[:2],
+            *(facts.correlation, np.nan if facts.lead is None else facts.lead),
+        )
+        for machine, members in sorted(by_machine.items())
+        for place, facts in members
+        if place.clip is not None and facts.frames
+    ]
+    return pd.DataFrame(rows, columns=list(CLIP_COLUMNS))
+
+
 def _values(numbers: Iterable[float]) -> str:
     """``10`` or, where they differ, ``6–10``."""
     found = sorted(set(numbers))
@@ -587,3 +648,38 @@ def to_json(report: Report) -> str:
         indent=1,
         ensure_ascii=False,
     )
+
+
+# keeping --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A report that was kept, as tables."""
+
+    findings: pd.DataFrame  # severity, rule, title, advice, subject, found; errors first
+    clips: pd.DataFrame  # `CLIP_COLUMNS`
+    stamp: str  # of the files when they were examined
+    files: int  # sound files that were opened
+    created: float  # when, s since 1970
+
+
+def keep(report: Report, folder: Path) -> None:
+    """Write a report to a folder of its own; `kept` reads it."""
+    begin(folder)
+    rows = [
+        (f.severity, f.rule, RULES[f.rule].title, RULES[f.rule].advice, f.subject, f.found) for f in report.findings
+    ]
+    columns = ["severity", "rule", "title", "advice", "subject", "found"]
+    write_table(folder / "findings.parquet", pd.DataFrame(rows, columns=columns, dtype="str"))
+    write_table(folder / "clips.parquet", report.clips)
+    finish(folder, root=str(report.root), stamp=report.stamp, examined=report.files)
+
+
+def kept(folder: Path) -> Kept | None:
+    """The report in a folder, or None if there is no whole one."""
+    if not is_done(folder):
+        return None
+    about = read_json(folder / "meta.json")
+    findings, clips = (read_table(folder / f"{name}.parquet") for name in ("findings", "clips"))
+    return Kept(findings, clips, about["stamp"], about["examined"], about["created"])

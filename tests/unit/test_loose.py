@@ -3,13 +3,16 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 
 from asd_core import config, pipeline
-from asd_core.artifacts import Workspace, list_runs
+from asd_core.artifacts import Workspace, is_done, list_runs, read_evidence
 from asd_core.data.manifest import scan
 from asd_core.engine import local
+from asd_core.files import read_json
+from asd_core.pipeline import loose
 from asd_core.types import SAMPLE_RATE, AsdError
 
 
@@ -25,15 +28,45 @@ def test_what_is_gone_can_be_made_again(tmp_path, kind):
     local.run(tasks, context)
     (run,) = list_runs(context.workspace)
 
-    def loose():
+    def score():
         return pipeline.score_files(context.workspace, run.record["run_id"], "fan", [path])
 
-    (score,) = run.scores.query("split == 'test'")["score"]
-    np.testing.assert_allclose(loose()["score"], score)
+    (expected,) = run.scores.query("split == 'test'")["score"]
+    np.testing.assert_allclose(score()["score"], expected)
     shutil.rmtree(context.workspace.root / "tasks" / kind)
     with pytest.raises(
         AsdError, match=r"is gone or damaged. Run again \(logmel-knn --data data --profile full --seeds 0"
     ):
-        loose()
+        score()
     local.run(tasks, context)
-    np.testing.assert_allclose(loose()["score"], score)
+    np.testing.assert_allclose(score()["score"], expected)
+
+
+def test_what_stands_behind_a_score_is_kept(tmp_path):
+    """A training clip, scored again: it is its own nearest one, and all its local scores are nothing."""
+    rng = np.random.default_rng(1)
+    names = [f"train/section_00_source_train_normal_{i:04d}_spd_{i}.wav" for i in range(6)]
+    for name in (*names, "test/section_00_0000.wav"):
+        path = tmp_path / "data" / "fan" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, 0.1 * rng.normal(size=(SAMPLE_RATE, 2)), SAMPLE_RATE, subtype="FLOAT")
+    context = pipeline.Context(Workspace(tmp_path / "ws"), scan(tmp_path / "data"), "cpu")
+    local.run(pipeline.plan([config.load_system("logmel-knn")], config.load_profile("full"), context), context)
+    (run,) = list_runs(context.workspace)
+    paths = [tmp_path / "data" / "fan" / names[4], path]
+    judged = loose.judge_files(context.workspace, run.record["run_id"], "fan", paths)
+    pd.testing.assert_frame_equal(
+        judged.table, pipeline.score_files(context.workspace, run.record["run_id"], "fan", paths)
+    )
+    first = judged.neighbours[judged.neighbours["rank"] == 1].set_index("row")
+    assert first.loc[0, "clip_id"] == f"fan/{names[4]}"
+    assert first.loc[0, "attributes"] == "spd_4"
+    assert first.loc[0, "distance"] == pytest.approx(0, abs=1e-9)
+    assert first.loc[1, "distance"] > 0
+    loose.keep(judged, tmp_path / "kept", run.record["run_id"], "fan", "00")
+    assert is_done(tmp_path / "kept")
+    for about in read_json(tmp_path / "kept" / "meta.json")["local"]:
+        evidence, files, ids = read_evidence(tmp_path / "kept" / about["file"])
+        assert files.tolist() == [str(one) for one in paths]
+        assert ids[evidence.clip[0]].ravel()[0] == f"fan/{names[4]}"
+        assert about["of_run"], "the run has kept evidence of its test clip"

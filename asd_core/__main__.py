@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from asd_core import __version__, terminal
-from asd_core.commands import clips, data, generated, runs, submission, tune, weights
+from asd_core.commands import clips, data, generated, project, report, runs, submission, tune, weights
 from asd_core.commands.options import WORKSPACE, WorkspaceOption, open_workspace
 from asd_core.types import AsdError, Cancelled
 
@@ -40,9 +40,11 @@ COMMANDS: tuple[Command, ...] = (
     generated.quality,
     clips.score,
     clips.explain,
+    project.project,
     submission.evaluate,
     submission.export,
     submission.check_submission,
+    report.report,
     data.doctor,
 )
 DATA_COMMANDS: tuple[Command, ...] = (data.simulate, data.degrade, data.download, data.show)

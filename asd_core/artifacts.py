@@ -5,10 +5,12 @@
     workspace/
       tasks/<kind>/<key>/        payload, then meta.json last: a folder without meta.json is unfinished
       runs/<run id>/             run.json  scores.parquet  metrics.json      what the app and `table` read
-      datasets/<name>/           dataset.json: name, kind and root of the recordings
+      datasets/<name>/           dataset.json: name, kind and root of the recordings; check/: what `doctor` found
       exports/<name>/            submission packages
       verdicts/<key>.jsonl       what people said of generated clips
+      reports/<run>/             one page per run or comparison, to read elsewhere
       uploads/<id>/              clip.wav, upload.json: a recording that somebody dropped to have it scored
+      scored/<key>/              what came of it
       jobs/<id>/                 see `jobs`
       cache/                     fingerprints, spectrogram pictures; may be deleted at any time
 

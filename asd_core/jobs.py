@@ -5,6 +5,7 @@
     jobs/<id>/
       spec.json      what was asked; never changes
       process.json   pid, start time and host of the process that works on it; absent while queued
+      queue.json     its turn, if it was moved in the queue; without it, jobs take turns as they were made
       state.json     written by the worker: fraction, message, latest numbers, heartbeat
       metrics.jsonl  one line per reported set of numbers
       log.txt        what the process printed
@@ -68,6 +69,7 @@ class Job:
     message: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     position: int = 0  # in the queue, from 1; 0 when not queued
+    turn: float = 0.0  # orders the queue
     started: float | None = None
     ended: float | None = None
     heartbeat: float | None = None  # time of the last sign of life
@@ -131,7 +133,7 @@ def list_jobs(jobs: Path) -> list[Job]:
         with suppress(AsdError, OSError, KeyError):  # being deleted, or broken by hand
             found.append(_read(path.parent))
     found.sort(key=lambda job: (job.created, job.id))
-    waiting = [job.id for job in found if job.state == QUEUED]
+    waiting = [job.id for job in sorted(found, key=lambda job: job.turn) if job.state == QUEUED]
     placed = [_with_position(job, waiting.index(job.id) + 1) if job.state == QUEUED else job for job in found]
     return placed[::-1]
 
@@ -173,18 +175,32 @@ def resume(folder: Path) -> None:
 
 
 def delete(folder: Path) -> None:
-    """Forget a job that is over. What it computed stays in the workspace."""
+    """Forget a job that is over or has not begun. What it computed stays in the workspace."""
     with _lock(folder.parent):
-        if read(folder).is_active:
-            raise AsdError("A job that is queued or running cannot be deleted; cancel it first.")
+        if read(folder).state in (RUNNING, CANCELLING):
+            raise AsdError("A job that is running cannot be deleted; cancel it first.")
         shutil.rmtree(folder)
+
+
+def move(folder: Path, by: int) -> None:
+    """Let a queued job change places with the one before it (`by` −1) or after it (+1); at the ends nothing happens."""
+    with _lock(folder.parent):
+        waiting = {job.position: job for job in list_jobs(folder.parent) if job.state == QUEUED}
+        here = next((place for place, job in waiting.items() if job.id == folder.name), None)
+        if here is None:
+            raise AsdError("The job is not in the queue any more: it has begun, or was removed.")
+        if other := waiting.get(here + by):
+            write_json(folder / "queue.json", {"turn": other.turn})
+            write_json(other.folder / "queue.json", {"turn": waiting[here].turn})
 
 
 def reconcile(jobs: Path) -> list[Job]:
     """Declare dead what died without a word, start the next job in the queue, and list all jobs."""
-    if jobs.is_dir():
-        with _lock(jobs):
-            _advance(jobs)
+    listed = list_jobs(jobs)
+    if not any(job.is_active for job in listed):
+        return listed
+    with _lock(jobs):
+        _advance(jobs)
     return list_jobs(jobs)
 
 
@@ -232,6 +248,7 @@ def _read(folder: Path) -> Job:
         arguments=tuple(spec["arguments"]),
         state=name,
         created=spec["created"],
+        turn=_optional(folder / "queue.json").get("turn", spec["created"]),
         fraction=1.0 if name == DONE else state.get("fraction", 0.0),
         message=result.get("message") or state.get("message", ""),
         values=state.get("values", {}),
@@ -253,7 +270,7 @@ def _with_position(job: Job, position: int) -> Job:
 
 
 def _advance(jobs: Path) -> None:
-    """Under the lock: settle the dead, then start the oldest queued job if none is being worked on."""
+    """Under the lock: settle the dead, then start the first job of the queue if none is being worked on."""
     busy = False
     _children[:] = [child for child in _children if child.poll() is None]
     for job in reversed(list_jobs(jobs)):
@@ -262,10 +279,9 @@ def _advance(jobs: Path) -> None:
                 busy = True
             elif not (job.folder / "result.json").exists():  # looked at after the process: it is written before the end
                 _settle(job)
-    for job in reversed(list_jobs(jobs)):
-        if job.state == QUEUED and not busy:
-            _launch(job)
-            busy = True
+    first = next((job for job in list_jobs(jobs) if job.position == 1), None)
+    if first and not busy:
+        _launch(first)
 
 
 def _is_alive(job: Job) -> bool:

@@ -41,7 +41,7 @@ def make_package() -> None:
     problems = api.package_problems(values)
     step(4, "Check and download")
     if problems:
-        st.info(f"Still missing or not in the right form: {missing(problems)}.")
+        st.info(words.plain(f"Still missing or not in the right form: {missing(problems)}."))
     if not machines:
         st.info("Choose at least one machine in step 2.")
     if st.button(
@@ -60,7 +60,7 @@ def make_package() -> None:
 
 
 def step(number: int, title: str) -> None:
-    st.header(f":primary-badge[{number}] {title}")
+    st.header(f"{number} · {title}")
 
 
 def pick_runs(finished: dict[str, api.Run]) -> list[api.Run]:
@@ -115,6 +115,7 @@ def thresholds(picked: list[api.Run]) -> list[str]:
             "System": chosen["number"].map(lambda number: f"{number} · {picked[number - 1].record['system']}"),
             "Machine": chosen["machine"],
             "Clips": chosen["clips"],
+            "Rule": chosen["rule"],
             "Threshold": chosen["threshold"],
             "Flagged": 100 * chosen["share"],
         }
@@ -135,7 +136,8 @@ def thresholds(picked: list[api.Run]) -> list[str]:
     )
     for row in chosen[chosen["share"].isin([0.0, 1.0])].itertuples():
         everything = "every clip" if row.share else "no clip"
-        st.warning(f"System {row.number} flags {everything} of {row.machine}; its decisions carry no information.")
+        told = f"System {row.number} flags {everything} of {row.machine}; its decisions carry no information."
+        st.warning(words.plain(told), icon=":material/warning:")
     return list(machines)
 
 
@@ -280,7 +282,7 @@ def build(values: dict[str, Any], report: bytes | None) -> None:
     try:
         path = api.build_package(workspace(), values, report)
     except api.AsdError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(words.plain(str(error)), icon=":material/error:")
         return
     st.session_state["built"] = {"path": path, "values": values}
 
@@ -355,14 +357,29 @@ def show_package(package: api.BuiltPackage, where: str) -> None:
 
 
 def changes(package: api.BuiltPackage, where: str) -> None:
-    earlier = [one for one in api.packages(workspace()) if one.name == package.name and one.built < package.built]
+    """What is other than in an earlier package, by default the one of the same name before it."""
+    earlier = [one for one in api.packages(workspace()) if one.built < package.built]
     if not earlier:
         return
-    st.markdown(f"**Changes since the package before it** ({words.ago(earlier[0].built)})")
+    digests = [one.sha256 for one in earlier]
+    before = next((place for place, one in enumerate(earlier) if one.name == package.name), None)
+    key = f"compare_{where}_{package.sha256[:12]}"
+    st.markdown("**Changes since an earlier package**")
+    picked = st.selectbox(
+        "Compare with",
+        digests,
+        index=before,
+        format_func=lambda digest: describe_package(earlier[digests.index(digest)]),
+        key=key,
+        placeholder="Choose a package",
+        width=480,
+    )
+    if picked not in digests:
+        return
     try:
-        found = api.compare_packages(earlier[0].path, package.path)
+        found = api.compare_packages(earlier[digests.index(picked)].path, package.path)
     except api.AsdError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(words.plain(str(error)), icon=":material/error:")
         return
     same = found[["added", "removed", "changed_scores", "changed_decisions"]].eq(0).all(axis=None)
     if same:
@@ -382,6 +399,10 @@ def changes(package: api.BuiltPackage, where: str) -> None:
     )
 
 
+def describe_package(package: api.BuiltPackage) -> str:
+    return f"{package.name}, {words.ago(package.built)}, SHA-256 {package.sha256[:8]}…"
+
+
 def checks(package: api.BuiltPackage) -> pd.DataFrame:
     return _checks(package.sha256, str(package.path), package.expected)
 
@@ -399,14 +420,21 @@ def verdict(found: pd.DataFrame) -> str:
 
 
 def check_existing() -> None:
-    st.markdown("The zip is read in memory and never unpacked. It is compared with the DCASE 2026 evaluation set.")
+    st.markdown("The zip is read in memory and never unpacked to disk.")
+    against = st.selectbox(
+        "Its clips should be those of",
+        api.expectations(workspace()),
+        key="against",
+        width=480,
+        help="Of a data set: the test clips of its unlabelled machines, or of all where all are labelled.",
+    )
     upload = st.file_uploader("A package (zip)", type=["zip"], key="existing", max_upload_size=50)
     if upload is None:
         return
     try:
-        found = api.check_package(upload.getvalue())
+        found = api.check_package(upload.getvalue(), api.expected_of(workspace(), against))
     except api.AsdError as error:
-        st.error(str(error), icon=":material/error:")
+        st.error(words.plain(str(error)), icon=":material/error:")
         return
     check_list(found, "uploaded")
 

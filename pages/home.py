@@ -4,12 +4,13 @@ import pandas as pd
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, jobs, words
+from pages.components import cached, jobs, tour, words
 from pages.components.context import page, remember, workspace
 
 ACTIONS = {
     "train": ("Train", ":material/model_training:", page("train")),
     "results": ("Results", ":material/leaderboard:", page("results")),
+    "weights": ("Weights", ":material/download:", page("weights")),
     "export": ("Export", ":material/package_2:", page("export")),
 }
 
@@ -58,12 +59,43 @@ def best_results() -> None:
             )
 
 
+def last_jobs() -> None:
+    st.header("Last jobs")
+    latest = api.all_jobs(workspace())[:5]
+    if not latest:
+        st.info(
+            "No job was started from here yet. The demo data are simulated on this computer; nothing is downloaded."
+        )
+    for job in latest:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"**{words.plain(job.title)}**  \n:gray[{words.ago(job.created)}, {words.duration(job.seconds)}]")
+            with st.container(horizontal=True, width="content", vertical_alignment="center"):
+                words.state_badge(job.state)
+                st.page_link(page("train"), label="Details", query_params={"job": job.id})
+
+
+def last_clips() -> None:
+    """What was looked at in this session."""
+    if not (entries := st.session_state.get("viewed")):
+        return
+    st.header("Last clips")
+    for data, run_id, clip_id in entries:
+        machine = clip_id.partition("/")[0]
+        st.page_link(
+            page("results"),
+            label=words.plain(f"{machine} · {clip_id.rpartition('/')[2].removesuffix('.wav')}"),
+            icon=":material/graphic_eq:",
+            query_params={"data": data, "run": run_id, "machine": machine, "clip": clip_id},
+        )
+
+
 st.title("ASD Studio")
 st.markdown("Find out when a machine sounds wrong: train a detector on normal recordings, see and hear what it flags.")
 
+tour.button()
 entries = api.readiness(workspace())
 for sentence in api.broken_runs(workspace()):
-    st.warning(f"A run folder is broken. {sentence}", icon=":material/broken_image:")
+    st.warning(f"A run folder is broken. {words.plain(sentence)}", icon=":material/broken_image:")
 
 left, right = st.columns([3, 2], gap="large")
 with left:
@@ -73,15 +105,5 @@ with left:
             line(entry)
 with right:
     best_results()
-    st.header("Last jobs")
-    latest = api.all_jobs(workspace())[:5]
-    if not latest:
-        st.info(
-            "No job was started from here yet. The demo data are simulated on this computer; nothing is downloaded."
-        )
-    for job in latest:
-        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{job.title}**  \n:gray[{words.ago(job.created)}, {words.duration(job.seconds)}]")
-            with st.container(horizontal=True, width="content", vertical_alignment="center"):
-                words.state_badge(job.state)
-                st.page_link(page("train"), label="Details", query_params={"job": job.id})
+    last_jobs()
+    last_clips()

@@ -1,40 +1,104 @@
 """Results: which system is good where, and which clips decide it; every clip can be seen and heard."""
 
+from collections.abc import Callable, Sequence
+
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, charts, clip_view, tables, words
-from pages.components.context import asked, link, note, page, remember, show_notes, workspace
+from pages.components import cached, charts, inspector, tables, words
+from pages.components.context import asked, link, note, page, remember, show_notes, spelled, workspace
+
+FILTERS = {"domain": [], "outcome": [], "text": ""}  # widgets and what they hold when nothing is filtered
+DOMAIN_OF = {tables.FIGURES["auc_source"]: ["source"], tables.FIGURES["auc_target"]: ["target"]}
 
 
 def main() -> None:
     st.title("Results")
     for sentence in api.broken_runs(workspace()):
-        st.warning(f"A run folder is broken and left out. {sentence}", icon=":material/broken_image:")
+        st.warning(f"A run folder is broken and left out. {words.plain(sentence)}", icon=":material/broken_image:")
     run = cached.runs().get(asked("run") or "")
     if run is None:
         st.info("Nothing has been trained on these data yet. One click on the Train page makes the first result.")
         st.page_link(page("train"), label="Open Train", icon=":material/model_training:")
         return
-    record, machine = run.record, asked("machine") or ""
+    machine = asked("machine") or ""
+    settle(run, machine)
+    clips = cached.clip_table(run)
+    own = clips[clips["machine"] == machine]
+    top, banner = st.container(), st.container()
+    leaderboard(run)
+    other = compared(run)
+    if other:
+        clips = api.beside(clips, cached.clip_table(other))
+        own = clips[clips["machine"] == machine]
+
+    band, what_if = score_band(), threshold()
+    left, right = st.columns([3, 2], gap="large")
+    with left:
+        machines(run, other, machine)
+        figures(run, own, machine, band, what_if)
+        shown = clip_list(run, clips, own, machine, band, what_if)
+    with top:
+        strip(run, machine, shown)
+    with right:
+        clip_id = asked("clip") or ""
+        picked = clips[clips["clip_id"] == clip_id]
+        if picked.empty:
+            inspector.show(run.record["data"]["name"], "", run, None, [])
+        else:
+            viewed(run, clip_id)
+            inspector.show(run.record["data"]["name"], clip_id, run, picked.iloc[0], list(shown["clip_id"]))
+    with banner:  # last: it looks at every file, and nothing waits for it
+        recordings(run)
+
+
+def settle(run: api.Run, machine: str) -> None:
+    """A band of scores and a threshold to try belong to one machine of one run: elsewhere they mean nothing."""
+    here = (run.record["run_id"], machine)
+    if st.session_state.get("results_of", here) != here:
+        remember("band", "")
+        remember("threshold", "")
+    st.session_state["results_of"] = here
+
+
+def strip(run: api.Run, machine: str, shown: pd.DataFrame) -> None:
+    """What is shown, how to come back to it, and what stands against it; drawn last, when all choices are settled."""
+    record = run.record
+    place = "a selection" if asked("selection") else machine
+    domains = st.session_state.get("domain") or []
     with st.container(horizontal=True, vertical_alignment="center"):
         words.kind_badge(record["data"]["kind"])
         title = words.marked(record["title"], bool(record.get("transductive")))
-        st.markdown(f"**{title}** · {record['data']['name']} · {record['profile']} · seed {record['seed']}")
+        st.markdown(
+            f"{words.plain(record['data']['name'])} · **{words.plain(title)}** · {record['profile']}, seed "
+            f"{record['seed']} · **{words.plain(place)}** · {domains[0] if len(domains) == 1 else 'both domains'} · "
+            f"{len(shown):,} clips",
+            width="content",
+        )
+        with st.popover("Copy link", icon=":material/link:", type="tertiary"):
+            st.caption("This view, clip and filters included:")
+            st.code(link(), language=None, wrap_lines=True)
+        st.button("Reset filters", key="reset", icon=":material/filter_alt_off:", type="tertiary", on_click=reset)
     for sentence in record.get("notices", []):
-        st.caption(f":material/info: {sentence}")
-    leaderboard(run)
+        st.caption(f":material/info: {words.plain(sentence)}")
 
-    clips = cached.clip_table(run)
-    own = clips[clips["machine"] == machine]
-    left, right = st.columns([3, 2], gap="large")
-    with left:
-        machines(run, machine)
-        figures(run, own, machine)
-        shown = clip_list(run, own, machine)
-    with right:
-        inspector(run, clips, own, shown)
+
+def recordings(run: api.Run) -> None:
+    """A word where the recordings on disk may not be those of the run."""
+    state, sentence = cached.recordings(run)
+    if state == "changed":
+        st.warning(words.plain(sentence), icon=":material/fingerprint:")
+    elif sentence:
+        st.caption(f":material/fingerprint: {words.plain(sentence)}")
+
+
+def reset() -> None:
+    for key, nothing in FILTERS.items():
+        st.session_state[key] = nothing
+    for key in ("band", "threshold", "selection"):
+        remember(key, "")
 
 
 def leaderboard(run: api.Run) -> None:
@@ -54,73 +118,244 @@ def leaderboard(run: api.Run) -> None:
         column_config=config,
         selection_mode="single-row-required",
         on_select=lambda: pick("run", ids, "leaderboard"),
-        height="content" if len(board) <= 10 else 390,
+        height="content" if len(board) <= 8 else 320,
         placeholder="–",
         alt=f"Leaderboard of {len(board)} systems",
     )
     st.caption(tables.sets_note(board))
 
 
-def machines(run: api.Run, machine: str) -> None:
+def compared(run: api.Run) -> api.Run | None:
+    """The run to compare with, picked from the others of these recordings."""
+    name, own_id = run.record["data"]["name"], run.record["run_id"]
+    others = {
+        run_id: other
+        for run_id, other in cached.runs().items()
+        if other.record["data"]["name"] == name and run_id != own_id
+    }
+    wanted = spelled(asked("against") or "", list(others))
+    if wanted and wanted not in others:
+        if st.query_params.get("against") not in (None, own_id):
+            note(f"There is no other run “{wanted}” of these recordings to compare with. Shown instead: no comparison.")
+            show_notes()
+        remember("against", "")
+        wanted = ""
+    if not others:
+        return None
+    st.session_state["against_picker"] = wanted or None
+    st.selectbox(
+        "Compare with",
+        list(others),
+        index=None,
+        key="against_picker",
+        placeholder="Another run of these recordings",
+        format_func=lambda run_id: run_name(others[run_id]),
+        on_change=lambda: remember("against", st.session_state["against_picker"] or ""),
+        width=420,
+    )
+    return others.get(wanted)
+
+
+def run_name(run: api.Run) -> str:
+    record = run.record
+    name = words.marked(record["system"], bool(record.get("transductive")))
+    return f"{name} · {record['profile']} · seed {record['seed']}"
+
+
+def machines(run: api.Run, other: api.Run | None, machine: str) -> None:
     matrix = cached.machine_matrix(run)
     if matrix.empty:
         return
     st.header("Machines")
-    names = list(matrix["machine"])
-    tables.pick_row("matrix", names.index(machine) if machine in names else None)
+    table, names = None, list(matrix["machine"])
+    if other:
+        try:
+            found = cached.comparison(run, other)
+        except api.AsdError as error:
+            st.info(words.plain(str(error)), icon=":material/info:")
+        else:
+            by_machine = api.machine_differences(found)
+            table, names = tables.differences(by_machine), list(by_machine["machine"])
+            st.caption(f"Points by which {words.plain(run_name(run))} is above {words.plain(run_name(other))}.")
+    few = api.too_few(matrix)
+    domains = st.session_state.get("domain") or []
+    column = next((name for name, wanted in DOMAIN_OF.items() if wanted == list(domains)), "Machine")
+    tables.pick_cell("matrix", names.index(machine) if machine in names else None, column)
     st.dataframe(
-        tables.matrix(matrix),
+        tables.matrix(matrix, few) if table is None else table,
         key="matrix",
         hide_index=True,
         placeholder="–",
-        selection_mode="single-row",
-        on_select=lambda: pick("machine", names, "matrix"),
-        alt=f"AUC and pAUC of {len(names)} machines; pick a row to see its clips",
+        selection_mode="single-cell",
+        on_select=lambda: pick_machine(names),
+        alt=f"AUC and pAUC of {len(names)} machines; pick a cell to see the clips of its machine and domain",
     )
+    if table is not None:
+        for sentence in found["said"]:
+            st.caption(f":material/balance: {words.plain(sentence)}")
+    elif few.to_numpy().any():
+        st.caption("Grey: too few clips, fewer than five normal or five anomalous ones, to believe the figure.")
     if without := sorted(set(run.record["machines"]) - set(names)):
         st.caption(f"Without labels, so without figures: {', '.join(without)}.")
     for row in matrix[matrix["why"] != ""].itertuples():
         st.caption(f"{row.machine}: {row.why}")
 
 
-def figures(run: api.Run, own: pd.DataFrame, machine: str) -> None:
+def pick_machine(names: list[str]) -> None:
+    """A cell of the matrix sets the machine and, in a column of one domain, the domain."""
+    cell = tables.picked_cell("matrix")
+    if cell and cell[0] < len(names):
+        remember("machine", names[cell[0]])
+        st.session_state["domain"] = DOMAIN_OF.get(cell[1], [])
+
+
+def score_band() -> tuple[float, float] | None:
+    """The band of scores that the address asks for."""
+    low, high = numbers("band", 2) or (0.0, 0.0)
+    return (low, high) if low < high else None
+
+
+def threshold() -> float | None:
+    """The threshold to try."""
+    found = numbers("threshold", 1)
+    return found[0] if found else None
+
+
+def numbers(key: str, count: int) -> list[float]:
+    """`count` finite numbers of the address, parted by ~; none, with a note, where it holds something else."""
+    wanted = asked(key) or ""
+    try:
+        found = [float(part) for part in wanted.split("~")] if wanted else []
+    except ValueError:
+        found = [float("nan")]
+    if not wanted or (len(found) == count and all(abs(one) < float("inf") for one in found)):
+        return found
+    note(f"“{wanted}” is no {'band of scores' if key == 'band' else key}. Shown instead: none.")
+    show_notes()
+    remember(key, "")
+    return []
+
+
+def figures(
+    run: api.Run, own: pd.DataFrame, machine: str, band: tuple[float, float] | None, what_if: float | None
+) -> None:
     st.header(f"Scores of {machine}")
     if own.empty:
         st.info("This run holds no test clip of this machine.")
         return
-    threshold = float(own["threshold"].iloc[0])
-    curves = api.roc_curves(own)
-    columns = st.columns(2) if curves else [st.container()]
+    if odd := api.not_finite(own):
+        named = ", ".join(words.plain(clip_id.rpartition("/")[2]) for clip_id in odd[:10])
+        more = f" and {len(odd) - 10} more" if len(odd) > 10 else ""
+        st.warning(f"{len(odd)} clips have no finite score and are in no figure: {named}{more}.")
+    histogram, curve = drawn(run.record["run_id"], machine, api.run_stamp(run), band, what_if)
+    limit = float(own["threshold"].iloc[0])
+    columns = st.columns(2) if curve else [st.container()]
     columns[0].plotly_chart(
-        charts.score_histograms(api.histogram(own), threshold),
+        histogram,
         key="histograms",
-        config=charts.CONFIG,
-        alt=f"Histograms of {len(own)} scores of {machine} by domain and label; threshold {threshold:.4f}",
+        config=charts.BRUSH,
+        selection_mode="box",
+        on_select=brush,
+        alt=f"Histograms of {len(own)} scores of {machine} by domain and label; threshold {limit:.4f}",
     )
-    if not curves:
-        st.caption("These clips carry no labels: there is no ROC curve, and the histogram shows all clips together.")
+    if curve is None:
+        st.caption("Drag across the histogram to list the clips of a band of scores. "
+                   "These clips carry no labels: there is no ROC curve, and the histogram shows all clips together.")  # fmt: skip
         return
-    figures = cached.machine_matrix(run)
-    entry = figures[figures["machine"] == machine]
+    columns[1].plotly_chart(
+        curve,
+        key="roc",
+        config=charts.CONFIG,
+        selection_mode="points",
+        on_select=try_threshold,
+        alt=f"ROC curves of {machine}: " + ", ".join(line.name for line in curve.data if line.name),
+    )
+    st.caption("Drag across the histogram to list the clips of a band of scores; click a point of a curve to try its "
+               "threshold.")  # fmt: skip
+    if what_if is None:
+        st.caption(f"At the run's threshold {limit:.4f}: {counted(own)}.")
+        return
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(
+            f":material/tune: **What if** the threshold were {what_if:.4f}: {counted(api.at_threshold(own, what_if))}.  \n"
+            f":gray[With the run's own {limit:.4f}: {counted(own)}. The list below has the outcomes at {what_if:.4f}, "
+            "picked with the labels in view. What is stored and exported keeps the run's own.]"
+        )
+        st.button("Back to the run's own", key="own_threshold", on_click=remember, args=("threshold", ""))
+
+
+def counted(clips: pd.DataFrame) -> str:
+    counts = api.outcome_counts(clips)
+    return (
+        f"{counts['TP']} of {counts['TP'] + counts['FN']} anomalies found, "
+        f"{counts['FP']} of {counts['FP'] + counts['TN']} normal clips flagged "
+        f"(TP {counts['TP']}, FN {counts['FN']}, FP {counts['FP']}, TN {counts['TN']})"
+    )
+
+
+@st.cache_resource(show_spinner=False, max_entries=64)
+def drawn(
+    run_id: str, machine: str, stamp: str, band: tuple[float, float] | None, what_if: float | None
+) -> tuple[go.Figure, go.Figure | None]:
+    """Histogram and ROC curves; the very same objects at every rerun, for a figure that changes loses its selection."""
+    run = cached.runs()[run_id]
+    clips = cached.clip_table(run)
+    own = clips[clips["machine"] == machine]
+    limit = float(own["threshold"].iloc[0])
+    histogram = charts.score_histograms(api.histogram(own), limit, what_if, band)
+    curves = api.roc_curves(own)
+    if not curves:
+        return histogram, None
+    matrix = cached.machine_matrix(run)
+    entry = matrix[matrix["machine"] == machine]
     captions = dict.fromkeys(curves, "")
     for name, figure in (("source", "auc_source"), ("target", "auc_target"), ("all", "pauc")):
         value = None if entry.empty else entry[figure].iloc[0]
         captions[name] = f"{name} ({tables.FIGURES[figure].split()[0]} {words.percent(value)})"
-    columns[1].plotly_chart(
-        charts.roc(curves, captions),
-        key="roc",
-        config=charts.CONFIG,
-        alt=f"ROC curves of {machine}: " + ", ".join(captions.values()),
-    )
+    tried = {"threshold": limit} | ({} if what_if is None else {"what if": what_if})
+    marks = {name: [api.rates_at(curve, value) for curve in curves.values()] for name, value in tried.items()}
+    return histogram, charts.roc(curves, {name: captions[name] for name in curves}, marks)
 
 
-def clip_list(run: api.Run, own: pd.DataFrame, machine: str) -> pd.DataFrame:
+def brush() -> None:
+    """A box drawn over the histogram is a band of scores."""
+    boxes = st.session_state["histograms"]["selection"]["box"]
+    if boxes:
+        low, high = sorted(map(float, boxes[0]["x"]))
+        remember("band", f"{low:.6g}~{high:.6g}")
+
+
+def try_threshold() -> None:
+    """A picked point of a ROC curve knows the threshold behind it."""
+    points = st.session_state["roc"]["selection"]["points"]
+    value = points[0].get("customdata") if points else None
+    value = value[0] if isinstance(value, list) else value
+    if value is not None:
+        remember("threshold", repr(float(value)))
+
+
+def clip_list(
+    run: api.Run,
+    clips: pd.DataFrame,
+    own: pd.DataFrame,
+    machine: str,
+    band: tuple[float, float] | None,
+    what_if: float | None,
+) -> pd.DataFrame:
     """Filters and table; returns the rows in the order shown."""
     st.header("Clips")
-    labelled = bool(own["label"].notna().any())
+    saved = selection()
+    pool = own if what_if is None else api.at_threshold(own, what_if)
+    pool = pool if saved is None else clips
+    labelled = bool(pool["label"].notna().any())
     options = list(api.PRESETS if labelled else api.LABEL_FREE_PRESETS)
-    first, second = st.columns(2)
+    if "disagreement" not in clips:
+        options.remove("Systems disagree")
+    meanings = api.PRESETS | {api.AS_SAVED: "in the order of the selection"}
     key = "show" if labelled else "show_unlabelled"
+    if saved is not None:
+        options, key = [api.AS_SAVED, *options], "show_saved"
+    first, second = st.columns(2)
     preset = first.selectbox("Show", options, key=key, bind="query-params")
     text = second.text_input("Name or attribute", key="text", bind="query-params", placeholder="such as speed_9")
     domains: list[str] = []
@@ -133,15 +368,29 @@ def clip_list(run: api.Run, own: pd.DataFrame, machine: str) -> pd.DataFrame:
             )
             named = st.pills("Outcome", list(kinds), selection_mode="multi", key="outcome", bind="query-params")
             outcomes = [kinds[name] for name in named]
-    shown = api.select_clips(own, preset, domains, outcomes, text)
-    st.caption(f"{len(shown)} of {len(own)} clips · {preset}: {api.PRESETS[preset]}")
+    shown = api.select_clips(pool, preset, domains, outcomes, text, band, saved)
     ids = list(shown["clip_id"])
-    st.session_state["clips_shown"] = ids
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.markdown(f"**{len(shown):,} of {len(pool):,}** clips · {preset}: {meanings[preset]}", width="content")
+        for name, label, undo in chips(domains, outcomes, text, band, saved):
+            st.button(label, key=f"chip_{name}", icon=":material/close:", help="Take this filter away", on_click=undo)
+        st.download_button(
+            "CSV",
+            data=lambda: shown.to_csv(index=False).encode(),
+            file_name=f"{run.record['run_id']}-{machine if saved is None else 'selection'}.csv",
+            mime="text/csv",
+            key="csv",
+            icon=":material/download:",
+            type="tertiary",
+            on_click="ignore",
+            disabled=not ids,
+            help="The list as filtered, with all columns",
+        )
     if not ids:
         st.info("No clip fits. Choose another list or take a filter away.")
         return shown
     wanted = asked("clip")
-    if wanted not in set(own["clip_id"]):
+    if wanted not in set(pool["clip_id"]):
         remember("clip", ids[0])
         wanted = ids[0]
     has_sound = run.record["data"]["name"] in api.data_sets(workspace())
@@ -162,92 +411,55 @@ def clip_list(run: api.Run, own: pd.DataFrame, machine: str) -> pd.DataFrame:
     return shown
 
 
-def inspector(run: api.Run, clips: pd.DataFrame, own: pd.DataFrame, shown: pd.DataFrame) -> None:
-    """The picked clip: what was decided, how it looks and sounds, what file it is."""
-    clip_id = asked("clip") or ""
-    picked = own[own["clip_id"] == clip_id]
-    if picked.empty:
-        st.header("Clip")
-        st.info("Pick a clip in the table.")
-        return
-    clip = picked.iloc[0]
-    st.header(clip_id.rpartition("/")[2].removesuffix(".wav"))
-    heading(clip)
-    steps(clip_id, list(shown["clip_id"]))
-    data = run.record["data"]["name"]
-    axis = st.segmented_control(
-        "Frequency axis", api.AXES, default="mel", key="axis", required=True, persist_state="session"
-    )
+Chip = tuple[str, str, Callable[[], None]]
+
+
+def chips(
+    domains: Sequence[str],
+    outcomes: Sequence[str],
+    text: str,
+    band: tuple[float, float] | None,
+    saved: Sequence[str] | None,
+) -> list[Chip]:
+    """(name, label, how to take it away) of every filter in force."""
+
+    def without(key: str, values: list[str]) -> Callable[[], None]:
+        return lambda: st.session_state.update({key: values})
+
+    found: list[Chip] = [
+        (domain, domain, without("domain", [one for one in domains if one != domain])) for domain in domains
+    ]
+    for code in outcomes:
+        rest = [words.OUTCOMES[one] for one in outcomes if one != code]
+        found.append((code, words.OUTCOMES[code], without("outcome", rest)))
+    if text.strip():
+        found.append(("text", f"“{words.plain(text.strip())}”", lambda: st.session_state.update(text="")))
+    if band:
+        found.append(("band", f"score {band[0]:.4g} to {band[1]:.4g}", lambda: remember("band", "")))
+    if saved is not None:
+        found.append(("selection", f"selection of {len(saved)}", lambda: remember("selection", "")))
+    return found
+
+
+def selection() -> list[str] | None:
+    """Ids of the saved selection that the address asks for."""
+    wanted = asked("selection")
+    if not wanted:
+        return None
     try:
-        facts = clip_view.show(data, clip_id, axis or "mel")
+        return list(api.selection(workspace(), wanted).ids)
     except api.AsdError as error:
-        st.error(f"The recording cannot be shown. {error}", icon=":material/volume_off:")
-        return
-    if facts.is_clipped:
-        st.badge("touches full scale", icon=":material/warning:", color="orange")
-    if facts.is_silent:
-        st.badge("a channel is silent", icon=":material/volume_off:", color="orange")
-    with st.expander("File", icon=":material/description:"):
-        levels = ", ".join(
-            f"{name} peak {peak:.1f} dB, RMS {rms:.1f} dB"
-            for name, (peak, rms) in zip(api.CHANNELS, facts.levels, strict=False)
-        )
-        st.markdown(
-            f"`{facts.place}`  \n{facts.seconds:.2f} s · {facts.sample_rate} Hz · {facts.channels} channels · "
-            f"{words.size(facts.size)}  \n{levels} (relative to full scale)"
-        )
+        note(f"{error} Shown instead: the clips of the machine.")
+        show_notes()
+        remember("selection", "")
+        return None
 
 
-def heading(clip: pd.Series) -> None:
-    with st.container(horizontal=True, vertical_alignment="center"):
-        if pd.notna(clip["label"]):
-            st.badge("× anomaly" if clip["label"] else "○ normal", color="red" if clip["label"] else "green")
-            st.badge(clip["domain"], color="blue" if clip["domain"] == "source" else "orange")
-            right = clip["outcome"] in ("TP", "TN")
-            icon = ":material/check:" if right else ":material/close:"
-            st.badge(words.OUTCOMES[clip["outcome"]], icon=icon, color="green" if right else "red")
-        if clip["attributes"] not in ("", "noAttribute"):
-            st.caption(clip["attributes"])
-    flagged = clip["decision"] == 1
-    st.markdown(
-        f"Score **{clip['score']:.4f}** {'>' if flagged else '≤'} threshold {clip['threshold']:.4f}: "
-        f"**{'flagged' if flagged else 'not flagged'}**. "
-        f"{clip['percentile']:.0f} % of the normal training clips score at most this."
-    )
-
-
-def steps(clip_id: str, ids: list[str]) -> None:
-    """Previous, next, link; J and K work wherever no text is being typed."""
-    place = ids.index(clip_id) if clip_id in ids else None
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.button(
-            "Previous",
-            key="previous",
-            icon=":material/arrow_upward:",
-            shortcut="K",
-            disabled=not place,
-            on_click=step,
-            args=(-1,),
-        )
-        st.button(
-            "Next",
-            key="next",
-            icon=":material/arrow_downward:",
-            shortcut="J",
-            disabled=not ids or place == len(ids) - 1,
-            on_click=step,
-            args=(1,),
-        )
-        with st.popover("Link", icon=":material/link:"):
-            st.caption("This view, clip and filters included:")
-            st.code(link(), language=None, wrap_lines=True)
-        st.caption(f"{place + 1} of {len(ids)}" if place is not None else "not in the list as filtered")
-
-
-def step(by: int) -> None:
-    ids = st.session_state["clips_shown"]
-    wanted = asked("clip")
-    remember("clip", ids[min(max(ids.index(wanted) + by, 0), len(ids) - 1)] if wanted in ids else ids[0])
+def viewed(run: api.Run, clip_id: str) -> None:
+    """Home lists the clips looked at last."""
+    entry = (run.record["data"]["name"], run.record["run_id"], clip_id)
+    before = [one for one in st.session_state.get("viewed", []) if one != entry]
+    st.session_state["viewed"] = [entry, *before][:5]
 
 
 def pick(key: str, options: list[str], table: str) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from asd_core import api
-from pages.components import jobs, tables, words
+from pages.components import cached, jobs, tables, words
 from pages.components.context import asked, note, page, remember, show_notes, spelled, workspace
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if data in known:
             words.kind_badge(known[data].kind)
-            st.markdown(f"Systems learn from the normal training clips of **{data}**.")
+            st.markdown(f"Systems learn from the normal training clips of **{words.plain(data)}**.")
     profiles = api.profiles()
     profile = st.segmented_control(
         "Profile",
@@ -28,17 +28,40 @@ def main() -> None:
         required=True,
         bind="query-params",
     )
-    states = api.system_states(workspace(), data, profile or "quick")
+    profile = profile or "quick"
+    states = api.system_states(workspace(), data, profile)
     left, right = st.columns([3, 2], gap="large")
     with left:
-        name = system_table(states)
-        train_missing(states, data, known, profile or "quick")
+        shown = filtered(states)
+        name, ticked = system_table(states, shown)
+        train_several(states, ticked, data, known, profile)
+        jobs.queue()
     with right:
-        detail(states.set_index("name").loc[name], data, known, profile or "quick")
+        detail(states.set_index("name").loc[name], data, known, profile)
 
 
-def system_table(states: pd.DataFrame) -> str:
-    """All systems; the picked one's name."""
+def filtered(states: pd.DataFrame) -> pd.DataFrame:
+    """The systems of some families and states."""
+    with st.container(horizontal=True):
+        families = st.pills(
+            "Family",
+            sorted(set(states["family"]) - {""}),
+            selection_mode="multi",
+            key="family",
+            bind="query-params",
+        )
+        present = [state for state in words.STATES if state in set(states["state"])]
+        wanted = st.pills("State", present, selection_mode="multi", key="state", persist_state="session")
+    kept = states
+    if families:
+        kept = kept[kept["family"].isin(families)]
+    if wanted:
+        kept = kept[kept["state"].isin(wanted)]
+    return kept.reset_index(drop=True)
+
+
+def system_table(states: pd.DataFrame, shown: pd.DataFrame) -> tuple[str, list[str]]:
+    """The systems as filtered: the name of the one to show in detail, picked by a cell, and of those that are ticked."""
     names = list(states["name"])
     wanted = spelled(asked("system") or "", names)
     if st.query_params.get("system") and wanted not in names:
@@ -47,26 +70,34 @@ def system_table(states: pd.DataFrame) -> str:
     of_job = job_system(asked("job") or "", names)
     wanted = wanted if wanted in names else of_job or names[0]
     remember("system", wanted)
-    tables.pick_row("systems", names.index(wanted))
-    shown = pd.DataFrame(
+    listed = list(shown["name"])
+    if not listed:
+        st.info("No system is in such a state. Take a filter away.")
+        return wanted, []
+    ticked = [name for name in st.session_state.get("ticked", []) if name in listed]
+    rows = [listed.index(name) for name in ticked]
+    cells = [[listed.index(wanted), "Name"]] if wanted in listed else []
+    tables.pick_rows("systems", rows, cells)
+    table = pd.DataFrame(
         {
-            "State": [f"{words.SIGNS[state]} {state}" for state in states["state"]],
-            "Name": names,
-            "Ω": 100 * pd.to_numeric(states["omega"]),
-            "System": list(map(words.marked, states["title"], states["transductive"])),
-            "Published": tables.published(states),
-            "Time": [words.duration(value) for value in states["seconds"]],
-            "Family": states["family"],
-            "Idea": states["idea"],
+            "State": [f"{words.SIGNS[state]} {state}" for state in shown["state"]],
+            "Name": listed,
+            "Ω": 100 * pd.to_numeric(shown["omega"]),
+            "System": list(map(words.marked, shown["title"], shown["transductive"])),
+            "Published": tables.published(shown),
+            "Time": [words.duration(value) for value in shown["seconds"]],
+            "Needs": [words.needs(row) for row in shown.to_dict("records")],
+            "Family": shown["family"],
+            "Idea": shown["idea"],
         }
     )
     st.dataframe(
-        shown,
+        table,
         key="systems",
         hide_index=True,
-        selection_mode="single-row-required",
-        on_select=lambda: pick(names),
-        height="content" if len(shown) <= 24 else 880,
+        selection_mode=["multi-row", "single-cell"],
+        on_select=lambda: pick(listed),
+        height="content" if len(table) <= 16 else 600,
         column_config={
             "State": st.column_config.TextColumn("State", width=110),
             "Ω": st.column_config.NumberColumn("Ω", format="%.2f", help="Official score on this data set, percent"),
@@ -74,36 +105,59 @@ def system_table(states: pd.DataFrame) -> str:
                 "Published",
                 help="From the system's report, DCASE 2026 development data; official or domain-restricted metric set",
             ),
+            "Needs": st.column_config.TextColumn("Needs", help="Besides the recordings, under this profile"),
             "Idea": st.column_config.TextColumn("Idea", width="large"),
         },
         placeholder="–",
-        alt=f"{len(shown)} systems with their state; pick one to train it",
+        alt=f"{len(table)} systems with their state; pick a cell to see a system, tick rows to train several",
     )
-    return wanted
+    return wanted, ticked
 
 
-def train_missing(states: pd.DataFrame, data: str, known: dict[str, api.DataInfo], profile: str) -> None:
-    """One job per system without a result; they wait for each other."""
-    missing = api.missing_systems(states)
-    if not missing or data not in known:
+def train_several(
+    states: pd.DataFrame, ticked: list[str], data: str, known: dict[str, api.DataInfo], profile: str
+) -> None:
+    """One job per ticked system, and one per system without a result; they wait for each other."""
+    if data not in known:
         return
-    number = f"{len(missing)} systems have" if len(missing) > 1 else "One system has"
+    missing = api.missing_systems(states)
+    able = states[(states["problem"] == "") & ~states["state"].isin(["queued", "running", "cancelling"])]
+    chosen = [name for name in ticked if name in set(able["name"])]
     with st.container(horizontal=True, vertical_alignment="center"):
         st.button(
-            f"Train all missing ({len(missing)})",
-            key="train_missing",
-            icon=":material/playlist_play:",
-            help="One job each with seed 0, one after the other: " + ", ".join(missing),
+            f"Train selected ({len(chosen)})",
+            key="train_selected",
+            icon=":material/checklist:",
+            disabled=not chosen,
+            help=f"One job each with seed 0, one after the other: {', '.join(chosen)}"
+            if chosen
+            else "Tick systems in the table first.",
             on_click=jobs.attempt,
-            args=(start, missing, data, profile, [0], []),
+            args=(start, chosen, data, profile, [0], []),
         )
-        st.caption(f"{number} no result on these recordings with this profile.")
+        if missing:
+            st.button(
+                f"Train all missing ({len(missing)})",
+                key="train_missing",
+                icon=":material/playlist_play:",
+                help="One job each with seed 0, one after the other: " + ", ".join(missing),
+                on_click=jobs.attempt,
+                args=(start, missing, data, profile, [0], []),
+            )
+            number = f"{len(missing)} systems have" if len(missing) > 1 else "One system has"
+            st.caption(f"{number} no result on these recordings with this profile.")
 
 
 def pick(names: list[str]) -> None:
-    row = tables.picked_row("systems")
-    if row is not None and row < len(names):
-        remember("system", names[row])
+    """Ticked rows are to be trained together; a cell says which system to show, and so does a row just ticked."""
+    state = st.session_state["systems"]["selection"]
+    ticked = [names[row] for row in state["rows"] if row < len(names)]
+    new = [name for name in ticked if name not in st.session_state.get("ticked", [])]
+    st.session_state["ticked"] = ticked
+    cell = tables.picked_cell("systems")
+    picked = new[-1] if new else names[cell[0]] if cell and cell[0] < len(names) else ""
+    if picked and picked != asked("system"):
+        remember("system", picked)
         remember("job", "")
 
 
@@ -122,6 +176,8 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
         words.state_badge(system["state"])
         st.header(words.marked(system["title"], system["transductive"]))
     st.markdown(system["idea"])
+    if system["state"] != "invalid":
+        st.caption(f"Besides the recordings it needs, under {profile}: {words.needs(system.to_dict())}.")
     if system["problem"]:
         st.error(words.plain(system["problem"]), icon=":material/error:")
         if system["state"] != "invalid":
@@ -133,16 +189,97 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
     seeds, note_ = plan(system.name, data, known, profile, machines, wanted)
     with actions:
         buttons(system, data, known, profile, seeds, machines)
-        if note_:
-            st.caption(note_)
+        for sentence in (note_, expected(system.name, data, known, profile, seeds, machines)):
+            if sentence:
+                st.caption(sentence)
+    if data in known:
+        generated(system, data, profile)
     if seeds:
         arguments = api.training_arguments(workspace(), [system.name], known[data].argument, profile, seeds, machines)
         with st.expander("The same in a terminal", icon=":material/terminal:"):
             st.code(api.command(arguments), language="bash", wrap_lines=True)
     with st.expander("Configuration", icon=":material/tune:"):
-        written, resolved = st.tabs(["As written", f"With the profile {profile}"])
+        written, resolved, changes = st.tabs(["As written", f"With the profile {profile}", "What it changes"])
         written.code(api.system_yaml(system.name), language="yaml", height=320)
         resolved.code(api.system_yaml(system.name, profile), language="yaml", height=320)
+        changes.dataframe(
+            cached.config_changes(system.name, profile),
+            hide_index=True,
+            column_config={"option": "Option", "written": "As written", "used": "Used"},
+            alt=f"Options that the profile {profile} changes",
+        )
+    if system["run_id"]:
+        delete(system)
+
+
+def expected(
+    name: str, data: str, known: dict[str, api.DataInfo], profile: str, seeds: list[int], machines: list[str]
+) -> str:
+    """How long it may take and how much room it needs, and how we know; "" for nothing to do."""
+    if data not in known or not seeds:
+        return ""
+    try:
+        number = len(machines) or len(api.data_set(workspace(), data).machines)
+    except api.AsdError:  # the recordings are gone; said in the options
+        return ""
+    found = api.estimate(workspace(), name, profile, number, len(seeds))
+    if found.seconds is None:
+        return "No earlier run tells how long it will take."
+    room = f" and {words.size(found.bytes)} of disk" if found.bytes else ""
+    return (
+        f"At most about {words.duration(found.seconds)}{room}, going by {words.plain(found.source)} (sum of its parts; "
+        "finished parts are reused)."
+    )
+
+
+def generated(system: pd.Series, data: str, profile: str) -> None:
+    """What would be generated, for the systems that have training clips generated."""
+    if not system["generated"]:
+        return
+    with st.expander("Generated clips", icon=":material/graphic_eq:", key="generated", on_change="rerun") as box:
+        if not box.open:
+            return
+        try:
+            wanted = api.generated_for(workspace(), system.name, data, profile)
+        except api.AsdError as error:
+            st.error(words.plain(str(error)), icon=":material/error:")
+            return
+        if wanted.empty:
+            st.caption("No condition has too few clips: nothing will be generated.")
+            return
+        st.caption(
+            f"{wanted['wanted'].sum():,} clips of {len(wanted)} conditions that have too few recorded ones. They are "
+            "screened after they are made; the Screening page shows which are kept."
+        )
+        st.dataframe(
+            wanted,
+            hide_index=True,
+            column_order=("wanted", "recorded", "condition", "why"),
+            column_config={"condition": "Condition", "recorded": "Recorded", "wanted": "Wanted", "why": "Why"},
+            alt=f"{len(wanted)} conditions with the number of clips to generate",
+        )
+
+
+def delete(system: pd.Series) -> None:
+    with st.expander("Delete the result", icon=":material/delete:", key="delete_box", on_change="rerun") as box:
+        run = cached.runs().get(system["run_id"])
+        if not box.open or run is None:
+            return
+        found = api.belongings(workspace(), run)
+        parts = ", ".join(f"{number} {kind}" for kind, number in sorted(found.kinds.items())) or "no other part"
+        st.markdown(
+            f"`{system['run_id']}`  \n**{words.size(found.bytes)}**: scores and figures of this run, and the parts that no "
+            f"other result was made from ({parts}). Recordings, generated clips and packages stay."
+        )
+        sure = st.checkbox(f"Yes, delete {words.size(found.bytes)} for good", key=f"sure_{system['run_id']}")
+        st.button(
+            "Delete",
+            key="delete_run",
+            icon=":material/delete_forever:",
+            disabled=not sure,
+            on_click=jobs.attempt,
+            args=(api.delete_run, workspace(), system["run_id"]),
+        )
 
 
 def plan(
@@ -220,6 +357,7 @@ def start(names: list[str], data: str, profile: str, seeds: list[int], machines:
     started = [api.start_training(workspace(), name, data, profile, seeds, machines) for name in names]
     remember("job", started[0])
     remember("system", names[0])
+    st.session_state["ticked"] = []
 
 
 def follow(system: pd.Series) -> None:

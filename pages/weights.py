@@ -150,7 +150,7 @@ def by_hand(one: api.CheckpointInfo) -> None:
             f"Only a browser can get this file: download **{one.path.name}** from the page of its authors{link}, then "
             f"run this. It checks the file and copies it to its place. {one.note}"
         )
-    st.code(api.command(api.import_arguments(one.name)), language="bash", wrap_lines=True)
+    st.code(api.command(api.import_arguments(one.name)), language=None, wrap_lines=True)
 
 
 def start(begin: object, name: str) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Sequence
+
 import pandas as pd
 
 from asd_core import jobs
 from asd_core.artifacts import Workspace
 from asd_core.jobs import Job
+
+PROBLEM = re.compile(r"(WARNING|ERROR|CRITICAL|error:|Traceback |[\w.]*(Error|Exception|Warning)\b)")
 
 
 def all_jobs(workspace: Workspace) -> list[Job]:
@@ -30,8 +35,31 @@ def delete_job(workspace: Workspace, job_id: str) -> None:
     jobs.delete(job(workspace, job_id).folder)
 
 
-def job_log(job: Job, lines: int = 200) -> list[str]:
-    return jobs.log_tail(job.folder, lines)
+def move_job(workspace: Workspace, job_id: str, by: int) -> None:
+    """Let a queued job change places with the one before it (−1) or after it (+1)."""
+    jobs.move(job(workspace, job_id).folder, by)
+
+
+def job_log(job: Job, lines: int = 200, problems: bool = False, text: str = "") -> list[str]:
+    """The last lines of what a job printed.
+
+    Args:
+        problems: only warnings and errors, each with the lines that go on with it
+        text: must occur in the line, in any case
+    """
+    found = jobs.log_tail(job.folder, lines)
+    if problems:
+        found = [line for line, bad in zip(found, _are_problems(found), strict=True) if bad]
+    return [line for line in found if text.strip().lower() in line.lower()]
+
+
+def _are_problems(lines: Sequence[str]) -> Iterator[bool]:
+    """Whether each line begins a warning or an error, or is the indented continuation of one."""
+    bad = False
+    for line in lines:
+        if not line.startswith(" "):
+            bad = bool(PROBLEM.match(line))
+        yield bad
 
 
 def job_curve(job: Job, value: str = "loss", points: int = 500) -> pd.DataFrame:

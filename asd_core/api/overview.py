@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from asd_core.api.configs import systems
+from asd_core import weights
 from asd_core.api.recordings import data_set, data_sets
-from asd_core.api.results import runs
-from asd_core.artifacts import Workspace
+from asd_core.api.results import run_stamp, runs
+from asd_core.api.training import known_systems
+from asd_core.artifacts import Workspace, is_done
 from asd_core.data.manifest import REPOSITORY
+from asd_core.files import read_json
 from asd_core.types import AsdError
 
 
@@ -22,12 +26,13 @@ class Line:
     ready: bool
     title: str
     detail: str
-    action: str = ""  # "simulate", "train", "results", "export" or nothing to do
+    action: str = ""  # "simulate", "train", "results", "weights", "export" or nothing to do
 
 
 def readiness(workspace: Workspace) -> list[Line]:
     """Whether everything is there, from recordings to a package, and what to do next where it is not."""
-    return [_data_line(workspace), _systems_line(), _runs_line(workspace), _exports_line(workspace), *_machine_lines()]
+    lines = [_data_line(workspace), _systems_line(), _runs_line(workspace), _weights_line(), _exports_line(workspace)]
+    return [*lines, *_machine_lines()]
 
 
 def _data_line(workspace: Workspace) -> Line:
@@ -37,7 +42,9 @@ def _data_line(workspace: Workspace) -> Line:
             found = data_set(workspace, name)
         except AsdError:
             continue
-        parts.append(f"{name} ({found.kind}): {len(found.machines)} machines, {len(found.clips):,} clips")
+        counts = Counter(clip.split for clip in found.clips)
+        numbers = ", ".join(f"{count:,} {split}" for split, count in sorted(counts.items(), reverse=True))
+        parts.append(f"{name} ({found.kind}): {len(found.machines)} machines, {numbers} clips")
     if not parts:
         return Line(
             False, "Recordings", "No data set is on this machine yet. The demo is simulated in a minute.", "simulate"
@@ -46,7 +53,7 @@ def _data_line(workspace: Workspace) -> Line:
 
 
 def _systems_line() -> Line:
-    known = systems()
+    known = known_systems()
     broken = [f"{name} ({error})" for name, error in known.items() if isinstance(error, AsdError)]
     if broken:
         return Line(False, "Systems", f"{len(broken)} of {len(known)} cannot be read: {'; '.join(broken)}", "train")
@@ -57,8 +64,32 @@ def _runs_line(workspace: Workspace) -> Line:
     finished = runs(workspace)
     if not finished:
         return Line(False, "Results", "Nothing has been trained yet.", "train")
-    names = {run.record["system"] for run in finished}
-    return Line(True, "Results", f"{len(finished)} finished runs of {len(names)} systems.", "results")
+    systems: dict[str, set[str]] = {"scores": set(), "embeddings": set(), "maps of local scores": set()}
+    for run in finished:
+        for what in ("scores", *_kept(workspace, run.folder, run_stamp(run))):
+            systems[what].add(run.record["system"])
+    counts = " · ".join(f"{what}: {len(names)}" for what, names in systems.items())
+    return Line(True, "Results", f"{len(finished)} finished runs. Systems with {counts}.", "results")
+
+
+@lru_cache(maxsize=1024)
+def _kept(workspace: Workspace, folder: Path, stamp: str) -> tuple[str, ...]:
+    """What lies in the workspace of a run besides its scores."""
+    parts = [(one["kind"], one["key"]) for one in read_json(folder / "run.json").get("tasks", ())]
+    here = [(kind, workspace.task(kind, key)) for kind, key in parts]
+    embedded = any(kind == "embed" and is_done(path) for kind, path in here)
+    mapped = any(kind == "score" and any(path.glob("evidence*.npz")) for kind, path in here)
+    return (*(("embeddings",) if embedded else ()), *(("maps of local scores",) if mapped else ()))
+
+
+def _weights_line() -> Line:
+    """Whether the published weights are here that the systems of the reports start from."""
+    known = weights.statuses()
+    missing = [one.checkpoint.name for one in known if one.state in (weights.ABSENT, weights.DAMAGED)]
+    if not missing:
+        return Line(True, "Published weights", f"All {len(known)} are here.", "weights")
+    told = f"{len(missing)} of {len(known)} are not here ({', '.join(missing)}). The quick profile does without them."
+    return Line(False, "Published weights", told, "weights")
 
 
 def _exports_line(workspace: Workspace) -> Line:

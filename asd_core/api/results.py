@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
-from asd_core.api.recordings import data_set
-from asd_core.artifacts import Run, Workspace, load_run
+from asd_core import jobs
+from asd_core.api.inventory import files_stamp
+from asd_core.api.recordings import data_set, data_sets, known_fingerprint
+from asd_core.artifacts import Run, Workspace, is_done
 from asd_core.data.manifest import DataSet
-from asd_core.files import digest
+from asd_core.files import digest, read_json
 from asd_core.types import ANOMALY, AsdError
 
 if TYPE_CHECKING:
@@ -18,37 +27,57 @@ if TYPE_CHECKING:
 
 
 def runs(workspace: Workspace) -> list[Run]:
-    """Finished runs, newest first; `broken_runs` names the folders that were passed over."""
-    return [run for run, _ in _runs(workspace) if run is not None]
+    """Finished runs, newest first; `broken_runs` names the folders that were passed over.
+
+    A folder is read again only when one of its files changed, and the objects are shared: do not change them.
+    """
+    found = [(stamp, run) for stamp, run, _ in _runs(workspace) if run is not None]
+    return [run for _, run in sorted(found, key=lambda one: one[0], reverse=True)]
 
 
 def broken_runs(workspace: Workspace) -> list[str]:
     """One sentence per run folder that cannot be read."""
-    return [why for run, why in _runs(workspace) if run is None]
+    return [why for _, run, why in _runs(workspace) if run is None and why]
 
 
-def _runs(workspace: Workspace) -> list[tuple[Run | None, str]]:
-    found: list[tuple[Run | None, str]] = []
-    whole = workspace.run_ids()
-    for run_id in whole:
-        try:
-            run = load_run(workspace, run_id)
-            missing = {"run_id", "system", "data", "machines", "thresholds", "created"} - set(run.record)
-            found.append((None, _broken(run_id, f"{', '.join(sorted(missing))} missing")) if missing else (run, ""))
-        except (AsdError, ValueError, OSError) as error:
-            found.append((None, _broken(run_id, str(error))))
-    declared = sorted(path.parent.name for path in (workspace.root / "runs").glob("*/meta.json"))
-    found += [(None, _broken(name, "a file is missing or was changed")) for name in declared if name not in whole]
-    return found
+def _runs(workspace: Workspace) -> Iterator[tuple[int, Run | None, str]]:
+    """(time of its record, the run, why there is none) of every run folder; neither, while it is being written."""
+    for path in sorted((workspace.root / "runs").glob("*")):
+        files = _files(path)
+        yield (dict(files).get("run.json", (0, 0))[1], *_run_of(path, files))
 
 
-def _broken(run_id: str, why: str) -> str:
-    return f"{run_id}: {why.rstrip('.')}. Delete the folder and run the system again."
+def _files(folder: Path) -> tuple[tuple[str, tuple[int, int]], ...]:
+    """(name, (size, time)) of every file, by name; empty if the folder is none, or is just being deleted."""
+    try:
+        found = [(one.name, one.stat()) for one in os.scandir(folder)]
+    except OSError:
+        return ()
+    return tuple(sorted((name, (stat.st_size, stat.st_mtime_ns)) for name, stat in found))
+
+
+@lru_cache(maxsize=1024)
+def _run_of(folder: Path, files: tuple[tuple[str, tuple[int, int]], ...]) -> tuple[Run | None, str]:
+    """The run, or why it is broken; `files` stands for the state of the folder."""
+    if "meta.json" not in dict(files):
+        return None, ""
+    try:
+        if not is_done(folder) or "run.json" not in dict(files):
+            return None, _broken(folder, "a file is missing or was changed")
+        run = Run(folder, read_json(folder / "run.json"))
+        missing = {"run_id", "system", "data", "machines", "thresholds", "created"} - set(run.record)
+        return (None, _broken(folder, f"{', '.join(sorted(missing))} missing")) if missing else (run, "")
+    except (AsdError, ValueError, OSError) as error:
+        return None, _broken(folder, str(error))
+
+
+def _broken(folder: Path, why: str) -> str:
+    return f"{folder.name}: {why.rstrip('.')}. Delete the folder and run the system again."
 
 
 def run_stamp(run: Run) -> str:
     """Changes when a run is made anew; part of the key of anything cached from it."""
-    return digest([str(run.folder), (run.folder / "meta.json").stat().st_mtime_ns])
+    return digest([str(run.folder), *_files(run.folder)])
 
 
 def leaderboard(workspace: Workspace) -> pd.DataFrame:
@@ -96,9 +125,15 @@ def explanation(workspace: Workspace, run: Run, clip_id: str) -> Explanation:
 
 
 def histogram(clips: pd.DataFrame, bins: int = 40) -> pd.DataFrame:
+    """`analysis.histogram` of the finite scores."""
     from asd_core import analysis
 
-    return analysis.histogram(clips, bins)
+    return analysis.histogram(clips[np.isfinite(clips["score"])], bins)
+
+
+def not_finite(clips: pd.DataFrame) -> list[str]:
+    """Ids of the clips whose score is no number: they are in no histogram and on no curve."""
+    return list(clips.loc[~np.isfinite(clips["score"]), "clip_id"])
 
 
 def roc_curves(clips: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -109,7 +144,7 @@ def roc_curves(clips: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """
     from asd_core import analysis
 
-    known = clips[clips["label"].notna()]
+    known = clips[clips["label"].notna() & np.isfinite(clips["score"])]
     curves = {}
     for name in ("source", "target", "all"):
         own = known[(known["domain"] == name) | (known["label"] == ANOMALY)] if name != "all" else known
@@ -118,14 +153,124 @@ def roc_curves(clips: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return curves
 
 
+def rates_at(curve: pd.DataFrame, threshold: float) -> tuple[float, float]:
+    """(false-alarm rate, share of found anomalies) on a curve of `roc_curves` with any threshold."""
+    row = curve.iloc[min(int((curve["threshold"] > threshold).sum()), len(curve) - 1)]
+    return float(row["fpr"]), float(row["tpr"])
+
+
+def at_threshold(clips: pd.DataFrame, threshold: float) -> pd.DataFrame:
+    """The clip table as it would be with another threshold; nothing is stored."""
+    from asd_core.analysis.clips import outcome
+
+    flagged = (clips["score"] > threshold).astype(int)
+    labels = [None if pd.isna(label) else int(label) for label in clips["label"]]
+    return clips.assign(
+        threshold=threshold,
+        margin=clips["score"] - threshold,
+        decision=flagged,
+        outcome=[outcome(label, decision) for label, decision in zip(labels, flagged, strict=True)],
+    )
+
+
+def outcome_counts(clips: pd.DataFrame) -> dict[str, int]:
+    """How many clips are TP, FP, TN and FN."""
+    return {name: int((clips["outcome"] == name).sum()) for name in ("TP", "FP", "TN", "FN")}
+
+
+def compare_runs(run: Run, other: Run) -> dict[str, Any]:
+    """`analysis.compare_runs` of these two runs alone: `run` is system a, `other` system b.
+
+    Raises:
+        AsdError: they were not made on the same recordings, or none of these is labelled.
+    """
+    from asd_core import analysis
+
+    return analysis.compare_runs([run], [other])
+
+
+def machine_differences(found: dict[str, Any]) -> pd.DataFrame:
+    """Machine by machine of what `compare_runs` found: machine, section, then auc_source, auc_target, pauc and hmean of the
+    first minus the second in points, ``low`` and ``high`` of the 95 % interval of hmean, and ``p`` (Holm)."""
+    rows = []
+    for machine, sections in found["machines"].items():
+        for section, entry in sections.items():
+            mean = entry["hmean"]
+            low, high = mean["interval"] or (None, None)
+            row = {"machine": machine, "section": section, "low": low, "high": high}
+            row |= {name: entry[name]["difference"] for name in FIGURES}
+            rows.append(row | {"p": mean["p_holm"]})
+    table = pd.DataFrame(rows, columns=["machine", "section", *FIGURES, "low", "high", "p"])
+    points = [*FIGURES, "low", "high"]
+    table[[*points, "p"]] = table[[*points, "p"]].apply(pd.to_numeric)
+    table[points] *= 100
+    return table
+
+
+def too_few(matrix: pd.DataFrame, least: int = 5) -> pd.DataFrame:
+    """Figure by figure of `machine_matrix`, whether it rests on fewer than `least` normal or anomalous clips."""
+    counts = {name: pd.to_numeric(matrix[name]).fillna(0) for name in matrix if name.startswith("n_")}
+    anomalies = counts["n_source_anomaly"] + counts["n_target_anomaly"]
+    normals = {"auc_source": counts["n_source_normal"], "auc_target": counts["n_target_normal"]}
+    normals["pauc"] = normals["auc_source"] + normals["auc_target"]
+    few = pd.DataFrame({name: (own < least) | (anomalies < least) for name, own in normals.items()})
+    return few.assign(hmean=few.any(axis=1))
+
+
+def beside(clips: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """The clip table with ``percentile_other``, the other run's percentile of the same clip, and ``disagreement``, this
+    percentile minus that one; NaN where the other run has no such clip."""
+    theirs = clips["clip_id"].map(other.set_index("clip_id")["percentile"])
+    return clips.assign(percentile_other=theirs, disagreement=clips["percentile"] - theirs)
+
+
+def current_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) -> str:
+    """`known_fingerprint`, computed again only when a file was written; finding that out is one look at every file.
+
+    Raises:
+        AsdError: unknown data set or machine, or the folder is gone.
+    """
+    cache = workspace.cache / "fingerprints.json"
+    known = cache.stat().st_mtime_ns if cache.is_file() else 0
+    return _fingerprint(workspace, data, tuple(machines), files_stamp(workspace, data), known)
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(workspace: Workspace, data: str, machines: tuple[str, ...], stamp: str, known: int) -> str:
+    return known_fingerprint(workspace, data, machines)
+
+
+def check_recordings(workspace: Workspace, run: Run) -> tuple[str, str]:
+    """Whether the recordings on disk are those that a run was made on: ("same", "changed", "unknown" or "gone", and a
+    sentence that says so; "" for "same")."""
+    name, made_on = run.record["data"]["name"], run.record["data"].get("fingerprint", "")
+    if name not in data_sets(workspace):
+        return "gone", f"The recordings of {name} are not on this machine; figures and scores are all here."
+    try:
+        now = current_fingerprint(workspace, name, run.record["machines"])
+    except AsdError as error:
+        return "gone", f"The recordings of this run cannot be found: {error}"
+    if not now:
+        return "unknown", f"Files of {name} are new or changed since they were last read for a run ({made_on})."
+    if now != made_on:
+        return "changed", (
+            f"This run was made on other recordings of {name}: their fingerprint was {made_on}, now it is {now}. Sounds, "
+            "pictures and labels are those on disk now. Run the system again to bring both together."
+        )
+    return "same", ""
+
+
+FIGURES = ("auc_source", "auc_target", "pauc", "hmean")
 PRESETS = {
     "Worst false alarms": "normal clips above the threshold, highest first",
     "Missed anomalies": "anomalous clips below the threshold, lowest first",
     "Closest to threshold": "the clips that could tip over first",
+    "Systems disagree": "largest difference between the percentiles of the two systems first",
     "Highest scores": "all clips, most anomalous first",
     "By name": "all clips in order of their names",
 }
-LABEL_FREE_PRESETS = ("Closest to threshold", "Highest scores", "By name")
+LABEL_FREE_PRESETS = ("Closest to threshold", "Systems disagree", "Highest scores", "By name")
+AS_SAVED = "As saved"
 
 
 def select_clips(
@@ -134,6 +279,8 @@ def select_clips(
     domains: Sequence[str] = (),
     outcomes: Sequence[str] = (),
     text: str = "",
+    band: tuple[float, float] | None = None,
+    ids: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Rows of a clip table that a preset of `PRESETS` and the filters keep, in the preset's order.
 
@@ -141,12 +288,18 @@ def select_clips(
         domains: "source", "target"; empty for both
         outcomes: "TP", "FP", "TN", "FN"; empty for all
         text: must occur in the clip's id or attributes, in any case
+        band: lowest and highest score
+        ids: only these; in their order with the preset `AS_SAVED`
     """
     kept = clips
+    if ids is not None:
+        kept = kept[kept["clip_id"].isin(list(ids))]
     if domains:
         kept = kept[kept["domain"].isin(domains)]
     if outcomes:
         kept = kept[kept["outcome"].isin(outcomes)]
+    if band:
+        kept = kept[kept["score"].between(*band)]
     if text.strip():
         words = kept["clip_id"].str.lower() + " " + kept["attributes"].str.lower()
         kept = kept[words.str.contains(text.strip().lower(), regex=False)]
@@ -156,6 +309,69 @@ def select_clips(
         return kept[kept["outcome"] == "FN"].sort_values(["margin", "clip_id"])
     if preset == "Closest to threshold":
         return kept.iloc[kept["margin"].abs().argsort(kind="stable")]
+    if preset == "Systems disagree":
+        return kept.iloc[(-kept["disagreement"].abs()).argsort(kind="stable")]
     if preset == "Highest scores":
         return kept.sort_values(["score", "clip_id"], ascending=[False, True])
+    if preset == AS_SAVED and ids is not None:
+        place = {clip_id: number for number, clip_id in enumerate(ids)}
+        return kept.iloc[kept["clip_id"].map(place).argsort(kind="stable")]
     return kept.sort_values("clip_id")
+
+
+# ------------------------------------------------------------------ deleting
+
+MADE_FOR_SCREENING = ("generator", "judge", "generate", "screen", "quality")  # they have a page of their own
+
+
+@dataclass(frozen=True)
+class Belongings:
+    """What deleting a run would take away."""
+
+    folders: tuple[Path, ...]  # the run's own first
+    bytes: int
+    kinds: Mapping[str, int]  # tasks by kind
+
+
+def belongings(workspace: Workspace, run: Run) -> Belongings:
+    """The run's folder and the finished tasks that nothing else on disk was made from or refers to.
+
+    Generated clips stay, and what they were made with: they are screened by hand, on a page of their own.
+    """
+    tasks = workspace.root / "tasks"
+    own = {(one["kind"], one["key"]) for one in run.record.get("tasks", ())}
+    own -= {key for key in own if key[0] in MADE_FOR_SCREENING}
+    others = (other for other in runs(workspace) if other.folder != run.folder)
+    own -= {(one["kind"], one["key"]) for other in others for one in other.record.get("tasks", ())}
+    inputs = {(meta.parent.parent.name, meta.parent.name): _inputs(meta) for meta in tasks.glob("*/*/meta.json")}
+    while kept := {key for outer in inputs.keys() - own for key in inputs[outer]} & {key for _, key in own}:
+        own = {one for one in own if one[1] not in kept}
+    folders = [workspace.task(*one) for one in sorted(own) if one in inputs]
+    size = sum(file.stat().st_size for folder in (run.folder, *folders) for file in folder.rglob("*") if file.is_file())
+    return Belongings((run.folder, *folders), size, Counter(folder.parent.name for folder in folders))
+
+
+def _inputs(meta: Path) -> set[str]:
+    """Keys of the tasks that one was made from."""
+    try:
+        return set(read_json(meta).get("inputs") or ())
+    except (AsdError, OSError, TypeError):
+        return set()
+
+
+def delete_run(workspace: Workspace, run_id: str) -> Belongings:
+    """Delete a finished run and what `belongings` tells; returns what is gone. The id is looked up among the runs.
+
+    Raises:
+        AsdError: there is no such run, or a job is active that may be using its parts.
+    """
+    run = next((one for one in runs(workspace) if one.record["run_id"] == run_id), None)
+    if run is None:
+        raise AsdError(f'There is no finished run "{run_id}"; it may have been deleted.')
+    if any(job.is_active for job in jobs.list_jobs(workspace.jobs)):
+        raise AsdError("A job is queued or running and may need these parts. Wait for it or cancel it, then delete.")
+    found = belongings(workspace, run)
+    for folder in found.folders:
+        (folder / "meta.json").unlink(missing_ok=True)  # unfinished from now on, whatever happens below
+        shutil.rmtree(folder)
+    return found

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from asd_core import config
+from asd_core.api.results import runs
 from asd_core.artifacts import Run, Workspace, load_run
 from asd_core.files import read_json, write_bytes, write_json
 from asd_core.types import TEST, AsdError
@@ -20,8 +21,8 @@ EARLIER = "earlier"  # folder below the exports
 
 
 def flagged(run: Run) -> pd.DataFrame:
-    """How a run's thresholds fall out on its test clips: machine, labelled, clips, threshold, share (fraction)."""
-    scores = run.scores
+    """How a run's thresholds fall out on its test clips: machine, labelled, clips, rule, threshold, share (fraction)."""
+    scores, rule = run.scores, decision_rule(run)
     test = scores[scores["split"] == TEST]
     labelled = (run.metrics or {"machines": {}})["machines"]
     rows = [
@@ -29,12 +30,19 @@ def flagged(run: Run) -> pd.DataFrame:
             "machine": machine,
             "labelled": machine in labelled,
             "clips": len(own),
+            "rule": rule,
             "threshold": float(own["threshold"].iloc[0]),
             "share": float((own["decision"] == 1).mean()),
         }
         for machine, own in test.groupby("machine", sort=True)
     ]
-    return pd.DataFrame(rows, columns=["machine", "labelled", "clips", "threshold", "share"])
+    return pd.DataFrame(rows, columns=["machine", "labelled", "clips", "rule", "threshold", "share"])
+
+
+def decision_rule(run: Run) -> str:
+    """The rule a run decides by, with its options, such as "percentile, q 0.9"; "" where its record does not tell."""
+    decision = (run.record.get("config") or {}).get("decision") or {}
+    return ", ".join([str(decision.get("name", "")), *(f"{k} {v}" for k, v in decision.items() if k != "name")])
 
 
 def package_problems(values: Mapping[str, Any]) -> list[str]:
@@ -144,3 +152,29 @@ def expected_clips(picked: Sequence[Run], machines: Sequence[str]) -> dict[str, 
         for machine, own in test.groupby("machine"):
             found.setdefault(str(machine), sorted(own["clip_id"].str.rpartition("/")[2]))
     return found
+
+
+EVALUATION_SET = "the DCASE 2026 evaluation set"
+
+
+def expectations(workspace: Workspace) -> list[str]:
+    """What a package may be compared with: the evaluation set, then every data set with finished runs."""
+    return [EVALUATION_SET, *dict.fromkeys(run.record["data"]["name"] for run in runs(workspace))]
+
+
+def expected_of(workspace: Workspace, name: str) -> dict[str, list[str]] | None:
+    """Test clips that a package of `expectations` must hold, for `check_package`: those of its unlabelled machines, or
+    of all where all are labelled.
+
+    Raises:
+        AsdError: the name is none of `expectations`.
+    """
+    if name == EVALUATION_SET:
+        return None
+    own = [run for run in runs(workspace) if run.record["data"]["name"] == name]
+    if not own:
+        raise AsdError(f'There is no finished run on "{name}", so its clips are not known. Known: {EVALUATION_SET}.')
+    widest = max(own, key=lambda run: len(run.record["machines"]))
+    labelled = (widest.metrics or {"machines": {}})["machines"]
+    unlabelled = [machine for machine in widest.record["machines"] if machine not in labelled]
+    return expected_clips([widest], unlabelled or widest.record["machines"])

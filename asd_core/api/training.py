@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from asd_core import config, jobs, pipeline, weights
+from asd_core import analysis, config, jobs, pipeline, weights
 from asd_core.api.configs import systems
-from asd_core.api.recordings import data_set, data_sets, known_fingerprint
-from asd_core.api.results import runs
+from asd_core.api.generated import generation_targets
+from asd_core.api.recordings import data_set, data_sets
+from asd_core.api.results import current_fingerprint, run_stamp, runs
 from asd_core.artifacts import Run, Workspace
-from asd_core.files import digest
+from asd_core.files import digest, read_json
 from asd_core.jobs import Job
 from asd_core.types import AsdError
 
@@ -95,16 +99,133 @@ def lacking_weights(system: config.System, profile: config.Profile) -> str:
     Raises:
         AsdError: the system is not valid under the profile.
     """
-    for encoder in config.resolve(system, profile).encoders.values():
-        stage: config.Encoder | None = encoder
-        while stage:
-            if checkpoint := stage.backbone.spec.get("checkpoint"):
-                try:
-                    weights.locate(checkpoint)
-                except AsdError as error:
-                    return str(error)
-            stage = stage.start
+    return _lacking(analysis.system_table({system.name: system}, profile)["weights"].iloc[0])
+
+
+def _lacking(checkpoints: Sequence[str]) -> str:
+    for checkpoint in checkpoints:
+        try:
+            weights.locate(checkpoint)
+        except AsdError as error:
+            return str(error)
     return ""
+
+
+def config_stamp() -> str:
+    """Changes when a file of configs/ does; part of the key of anything read from there."""
+    files = sorted((str(path), path.stat().st_mtime_ns) for path in config.CONFIGS.glob("*/*.yaml"))
+    return digest([str(config.CONFIGS), *files])
+
+
+def known_systems() -> Mapping[str, config.System | AsdError]:
+    """`systems`, read again only when a file of configs/ changed."""
+    return _systems(config_stamp())
+
+
+@lru_cache(maxsize=2)
+def _systems(stamp: str) -> Mapping[str, config.System | AsdError]:
+    return systems()
+
+
+@lru_cache(maxsize=8)
+def _described(profile: str, stamp: str) -> Mapping[str, Mapping[str, Any]]:
+    """What the files say of every system under a profile: the columns of `system_states` that no run or job changes."""
+    overlay = config.load_profile(profile)
+    found: dict[str, Mapping[str, Any]] = {}
+    for name, system in _systems(stamp).items():
+        row: dict[str, Any] = {"name": name, "title": name, "family": "", "idea": "", "published": None}
+        row |= {"metric_set": None, "transductive": False, "generated": False, "two_microphones": False}
+        row |= {"weights": (), "networks": "", "invalid": ""}
+        if isinstance(system, AsdError):
+            found[name] = row | {"invalid": str(system)}
+            continue
+        report = system.report
+        row |= {"title": system.title, "family": system.family, "idea": system.idea}
+        row |= {"published": report and report.hmean, "metric_set": report and report.metric}
+        try:
+            needs = analysis.system_table({name: system}, overlay).iloc[0]
+            row |= {"weights": tuple(needs["weights"]), "networks": needs["networks"]}
+            row |= {"two_microphones": bool(needs["two_microphones"]), "generated": system.synthesis is not None}
+            row["transductive"] = pipeline.is_transductive(system)
+        except AsdError as error:
+            row["invalid"] = str(error)
+        found[name] = row
+    return found
+
+
+@lru_cache(maxsize=64)
+def _resolved(name: str, profile: str, stamp: str) -> dict[str, Any]:
+    return config.resolve(config.load_system(name), config.load_profile(profile)).model_dump(mode="json")
+
+
+def config_changes(name: str, profile: str) -> pd.DataFrame:
+    """What a profile makes of a system that was written otherwise: option (dotted), written, used.
+
+    Raises:
+        AsdError: unknown system or profile, or the system is not valid under it.
+    """
+    written = config.load_system(name).model_dump(mode="json", exclude={"variants"})
+    used = {key: value for key, value in _resolved(name, profile, config_stamp()).items() if key != "variants"}
+    before, after = dict(_leaves(written)), dict(_leaves(used))
+    rows = [
+        {"option": key, "written": before.get(key, "–"), "used": after.get(key, "–")}
+        for key in [*after, *(key for key in before if key not in after)]
+        if before.get(key) != after.get(key)
+    ]
+    return pd.DataFrame(rows, columns=["option", "written", "used"])
+
+
+def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """(dotted place, value as text) of everything inside that is not a mapping; lists of mappings by number or name."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        value = {str(one.get("name", number)): one for number, one in enumerate(value)}
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{place}.{key}".lstrip("."))
+    else:
+        yield place, "none" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a training may take and how much room it needs at most; None where no earlier run tells."""
+
+    seconds: float | None
+    bytes: int | None
+    source: str  # which run tells it
+
+
+def estimate(workspace: Workspace, name: str, profile: str, machines: int, seeds: int = 1) -> Estimate:
+    """From the newest run of this system under the profile, or else of one with the same networks and kind of branches,
+    in proportion to the number of machines. At most: finished parts, which runs share, are not computed again."""
+    described = _described(profile, config_stamp())
+    like = described[name]
+    earlier = [run for run in runs(workspace) if run.record["profile"] == profile and run.record.get("seconds")]
+    own = [run for run in earlier if run.record["system"] == name]
+    alike = [
+        run
+        for run in earlier
+        if like["networks"] not in ("", "none")
+        and (known := described.get(run.record["system"]))
+        and all(known[part] == like[part] for part in ("family", "networks", "generated"))
+    ]
+    if not (found := own or alike):
+        return Estimate(None, None, "")
+    run = found[0]
+    share = seeds * machines / max(1, len(run.record["machines"]))
+    about = f"{run.record['system']} on {len(run.record['machines'])} machines of {run.record['data']['name']}"
+    return Estimate(share * run.record["seconds"], round(share * _stored(workspace, run.folder, run_stamp(run))), about)
+
+
+@lru_cache(maxsize=64)
+def _stored(workspace: Workspace, folder: Path, stamp: str) -> int:
+    """Bytes of a run and of the parts that it was made of."""
+    total = 0
+    parts = [workspace.task(one["kind"], one["key"]) for one in read_json(folder / "run.json").get("tasks", ())]
+    for part in (folder, *parts):
+        with suppress(AsdError, OSError, KeyError):  # a part may have been deleted since
+            total += sum(read_json(part / "meta.json")["files"].values())
+    return total
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -113,9 +234,9 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 def computed_seeds(workspace: Workspace, name: str, data: str, profile: str, machines: Sequence[str] = ()) -> list[int]:
     """Seeds whose result is there for these settings and these recordings: training them again would only find it."""
-    resolved = config.resolve(config.load_system(name), config.load_profile(profile)).model_dump(mode="json")
+    resolved = _resolved(name, profile, config_stamp())
     wanted = sorted(machines or data_set(workspace, data).machines)
-    prints = known_fingerprint(workspace, data, wanted)
+    prints = current_fingerprint(workspace, data, wanted)
     return sorted(
         run.record["seed"]
         for run in runs(workspace)
@@ -151,6 +272,19 @@ def result_of(workspace: Workspace, job: Job) -> Run | None:
     return None
 
 
+def generated_for(workspace: Workspace, name: str, data: str, profile: str) -> pd.DataFrame:
+    """What a system would have generated for its training: `generation_targets`; empty for one that uses none.
+
+    Raises:
+        AsdError: unknown system, profile or data set.
+    """
+    system = config.resolve(config.load_system(name), config.load_profile(profile))
+    found = data_set(workspace, data)
+    if system.synthesis is None:
+        return pd.DataFrame(columns=["condition", "recorded", "wanted", "why"])
+    return generation_targets(found, system.synthesis.generator)
+
+
 def start_demo(workspace: Workspace) -> str:
     """Start the job that simulates the demo machines."""
     from asd_core.data.catalogue import load_dataset_config
@@ -164,7 +298,8 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
 
     Columns: name, title, family, idea, published (percent or None), metric_set, state, omega (fraction or None),
     seconds, run_id and job_id ("" for none), problem (of a system that is invalid by itself or under the profile, or
-    weights that are not here), transductive (whether its verdicts depend on the other test clips).
+    weights that are not here), transductive (whether its verdicts depend on the other test clips); and what it needs:
+    networks, weights (names), two_microphones, generated (whether it has training clips generated).
     """
     argument = known.argument if (known := data_sets(workspace).get(data)) else data
     latest: dict[str, Job] = {}
@@ -178,37 +313,31 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
         if run.record["data"]["name"] == data and run.record["profile"] == profile:
             finished.setdefault(run.record["system"], run)
     rows = []
-    overlay = config.load_profile(profile)
-    for name, system in systems().items():
+    lacking: dict[tuple[str, ...], str] = {}
+    for name, about in _described(profile, config_stamp()).items():
         own, last = finished.get(name), latest.get(name)
         state = "done" if own else "not started"
         if last and (
             last.is_active or (last.state != jobs.DONE and (own is None or last.created > own.record["created"]))
         ):
             state = last.state
-        metrics = own.metrics if own else None
-        row: dict[str, Any] = {
-            "name": name,
-            "state": state,
-            "omega": metrics["official"]["omega"] if metrics else None,
+        if about["weights"] not in lacking:
+            lacking[about["weights"]] = _lacking(about["weights"])
+        row = {key: value for key, value in about.items() if key != "invalid"} | {
+            "state": "invalid" if about["invalid"] else state,
+            "omega": _omega(own.folder, run_stamp(own)) if own else None,
             "seconds": own.record["seconds"] if own else None,
             "run_id": own.record["run_id"] if own else "",
             "job_id": last.id if last else "",
-            "problem": "",
-            "transductive": False,
+            "problem": about["invalid"] or lacking[about["weights"]],
         }
-        if isinstance(system, AsdError):
-            row |= {"title": name, "family": "", "idea": "", "published": None, "metric_set": None}
-            row |= {"state": "invalid", "problem": str(system)}
-        else:
-            report = system.report
-            row |= {"title": system.title, "family": system.family, "idea": system.idea}
-            row |= {"published": report and report.hmean, "metric_set": report and report.metric}
-            try:
-                row["transductive"] = pipeline.is_transductive(system)
-                row["problem"] = lacking_weights(system, overlay)
-            except AsdError as error:
-                row |= {"state": "invalid", "problem": str(error)}
         rows.append(row)
-    columns = ["name", "title", "family", "idea", "published", "metric_set", "state", "omega", "seconds"]
-    return pd.DataFrame(rows, columns=[*columns, "run_id", "job_id", "problem", "transductive"])
+    columns = ["name", "title", "family", "idea", "published", "metric_set", "state", "omega", "seconds", "run_id"]
+    needs = ["networks", "weights", "two_microphones", "generated"]
+    return pd.DataFrame(rows, columns=[*columns, "job_id", "problem", "transductive", *needs])
+
+
+@lru_cache(maxsize=1024)
+def _omega(folder: Path, stamp: str) -> float | None:
+    metrics = Run(folder, {}).metrics
+    return metrics["official"]["omega"] if metrics else None

@@ -35,6 +35,8 @@ MAX_PACKAGE = 64 * MiB  # a zip, and what it unpacks to
 MAX_FILES = 500
 MAX_CSV, MAX_META = 4 * MiB, MiB // 4
 MAX_TOLD = 20  # findings of one rule in one file
+MAX_ENTRIES = 4 * MAX_FILES  # files, folders and all, before the list of them is read
+MAX_DEPTH = 20  # of a meta file, which needs 6; PyYAML takes minutes for brackets nested without end
 MAX_RATIO = 200  # of unpacked to packed size, for files above 1 MiB
 
 LABEL = re.compile(r"(?P<team>[A-Za-z0-9-]+_[A-Za-z0-9-]+)_task2_(?P<k>[1-9]\d*)")
@@ -224,6 +226,9 @@ def _read(package: Path | bytes, findings: _Findings) -> dict[str, bytes]:
 def _read_zip(payload: bytes, findings: _Findings) -> dict[str, bytes]:
     if len(payload) > MAX_PACKAGE:
         findings.fail("zip.size", f"the file has {len(payload) / MiB:.0f} MiB, allowed are {MAX_PACKAGE // MiB}")
+        return {}
+    if (entries_told := payload.count(b"PK\x01\x02")) > MAX_ENTRIES:  # each entry of the list begins with it
+        findings.fail("zip.size", f"lists {entries_told} files and folders, allowed are {MAX_FILES} files")
         return {}
     files: dict[str, bytes] = {}
     try:
@@ -531,14 +536,15 @@ def _check_meta(label: str, files: Mapping[str, bytes], findings: _Findings) -> 
 
 
 def _load_meta(file: str, content: bytes, findings: _Findings) -> dict[str, Any] | None:
-    """Parsed without building objects; aliases are refused, since a few lines of them can stand for gigabytes."""
+    """Parsed without building objects; aliases are refused, since a few lines of them can stand for gigabytes, and so
+    is what is nested beyond measure."""
     if len(content) > MAX_META:
         findings.fail("meta.yaml", f"{len(content) // 1024} KiB, allowed are {MAX_META // 1024}", file)
         return None
     try:
         text = content.decode()
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            findings.fail("meta.yaml", "uses aliases (*name); write the values out", file)
+        if problem := _too_much(text):
+            findings.fail("meta.yaml", problem, file)
             return None
         values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
@@ -550,6 +556,18 @@ def _load_meta(file: str, content: bytes, findings: _Findings) -> dict[str, Any]
         findings.fail("meta.yaml", "is not a mapping with submission, system, results", file)
         return None
     return values
+
+
+def _too_much(text: str) -> str:
+    """What of a YAML text could stand for more than it seems, or "". Reads no further than to there."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            return "uses aliases (*name); write the values out"
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            return f"is nested more than {MAX_DEPTH} levels deep"
+    return ""
 
 
 class _Getter:

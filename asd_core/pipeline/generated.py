@@ -25,11 +25,11 @@ from asd_core.pipeline.tasks import READING_VERSION, TRAINING_VERSION, Context, 
 from asd_core.types import SAMPLE_RATE, TRAIN, AsdError, Clip, Progress
 
 if TYPE_CHECKING:
-    from asd_core.synthesis.screening import Rule, Verdicts
+    from asd_core.synthesis.verdicts import Rule, Verdicts
 
 GENERATOR_VERSION = 1  # synthesis.generator, network, representation, diffusion
 JUDGE_VERSION = 1  # synthesis.judge
-SCREENING_VERSION = 1  # synthesis.screening
+SCREENING_VERSION = 1  # synthesis.screening, verdicts
 
 
 # ------------------------------------------------------------------ planning
@@ -83,7 +83,7 @@ def kept_tasks(options: config.Generator, context: Context, machines: Sequence[s
 
 def verdicts(workspace: Workspace, log: str) -> Verdicts:
     """What people said of a machine's candidates; `log` stands in the spec of the tasks that make and screen them."""
-    from asd_core.synthesis.screening import Verdicts
+    from asd_core.synthesis.verdicts import Verdicts
 
     return Verdicts(workspace.verdicts(log))
 
@@ -197,7 +197,7 @@ def _tell(progress: Progress, start: float, share: float, message: str, fraction
 
 def screen(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
     """What is kept of the candidates, by rule and by hand: candidates.parquet, kept.parquet and shortfall.parquet."""
-    from asd_core.synthesis.screening import apply_verdicts, keep
+    from asd_core.synthesis.verdicts import apply_verdicts, keep
 
     progress(0.0, task.title)
     drawn = task.inputs[0]
@@ -225,7 +225,7 @@ def notices(made: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def rule_of(options: Screening) -> Rule:
-    from asd_core.synthesis.screening import Rule
+    from asd_core.synthesis.verdicts import Rule
 
     return Rule(options.agreement, options.confidence, options.near_copy, options.level_margin)
 

@@ -128,7 +128,7 @@ def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[
     """
     _require_same_clips(runs)
     systems = [validate(System, run.record["config"], run.record["run_id"]) for run in runs]
-    labels = _labels(runs)
+    labels = labels_of(runs)
     lowest = min(int(run.record["seed"]) for run in runs)
     shared = Counter(word for system in systems for word in _words(system))
     encoders: dict[str, Any] = {}
@@ -147,8 +147,6 @@ def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[
                 changes["stream"] = own[branch.stream]
             branches.append(branch.model_dump() | changes)
             table = table.assign(**{f"branch:{own[branch.name]}": scores[f"branch:{branch.name}"].to_numpy()})
-    rules = [system.decision.spec for system in systems]
-    alike = all(rule == rules[0] for rule in rules) and rules[0].get("fit") != "official_batch"  # that is of one branch
     members = ", ".join(labels)
     values = {
         "name": name,
@@ -158,26 +156,49 @@ def combine(runs: Sequence[Run], name: str, fusion: Mapping[str, Any]) -> tuple[
         "encoders": encoders,
         "branches": branches,
         "fusion": dict(fusion),
-        "decision": rules[0] if alike else DECISION,
+        "decision": rule_of(systems),
     }
+    if _share_generated(systems) and systems[0].synthesis:
+        values["synthesis"] = systems[0].synthesis.model_dump()
     return validate(System, values, name), table
 
 
+def rule_of(systems: Sequence[System]) -> dict[str, Any]:
+    """How a fusion of systems decides: as they do where they agree, else by `DECISION`."""
+    rules = [system.decision.spec for system in systems]
+    alike = all(rule == rules[0] for rule in rules) and rules[0].get("fit") != "official_batch"  # that is of one branch
+    return rules[0] if alike else DECISION
+
+
 def trained_anew(runs: Sequence[Run]) -> str:
-    """A sentence on the runs whose networks the combined system does not find done, or "": the seed of a system is
-    that of the training that its networks start from, and it has one."""
+    """A sentence on each kind of runs whose networks the combined system does not find done, or "": the seed of a
+    system is that of the training that its networks start from, and it has one; and it has generated clips in all of
+    its trainings or in none."""
     lowest = min(int(run.record["seed"]) for run in runs)
     others = [
         str(run.record["run_id"])
         for run in runs
         if run.record["seed"] > lowest and any(one.get("start") for one in run.record["config"]["encoders"].values())
     ]
-    if not others:
-        return ""
-    return (
-        f"The networks of {', '.join(others)} start from trainings of another seed than {lowest}. In the fusion they are "
-        f"trained anew, from the start of seed {lowest}, while the weights were tuned on what they were."
-    )
+    said = []
+    if others:
+        said.append(
+            f"The networks of {', '.join(others)} start from trainings of another seed than {lowest}. In the fusion "
+            f"they are trained anew, from the start of seed {lowest}, while the weights were tuned on what they were."
+        )
+    systems = [validate(System, run.record["config"], run.record["run_id"]) for run in runs]
+    if not _share_generated(systems):
+        made = [str(run.record["run_id"]) for run, system in zip(runs, systems, strict=True) if system.synthesis]
+        said.append(
+            f"{', '.join(made)} took generated clips, which a system has for all of its parts or for none. Run from this "
+            f"file, they are trained anew, on recorded clips alone."
+        )
+    return " ".join(said)
+
+
+def _share_generated(systems: Sequence[System]) -> bool:
+    """Whether all systems use the same generated clips in the same way, or none does."""
+    return all(system.synthesis == systems[0].synthesis for system in systems)
 
 
 def system_file(system: System, found: Tuning, runs: Sequence[Run]) -> str:
@@ -194,9 +215,13 @@ def system_file(system: System, found: Tuning, runs: Sequence[Run]) -> str:
         update={"branches": kept, "encoders": {key: value for key, value in system.encoders.items() if key in used}}
     )
     told = [on, f"Runs: {', '.join(run.record['run_id'] for run in runs)}."]
-    told += [trained_anew(runs)] if trained_anew(runs) else []
+    return system_text(smaller, told + ([trained_anew(runs)] if trained_anew(runs) else []))
+
+
+def system_text(system: System, told: Sequence[str]) -> str:
+    """A YAML file of a system that begins with what its reader should know, a sentence each."""
     comment = [line for text in told for line in textwrap.wrap(text, 118, break_long_words=False)]
-    values = smaller.model_dump(mode="json", exclude_defaults=True)
+    values = system.model_dump(mode="json", exclude_defaults=True)
     body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     return "".join(f"# {line}\n" for line in comment) + body
 
@@ -206,7 +231,7 @@ def _words(system: System) -> set[str]:
     return {branch.name for branch in system.branches} | {name for name, _ in system.streams}
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
+def labels_of(runs: Sequence[Run]) -> list[str]:
     """A short name for each run: of its system, with the seed or the run's key where that is not enough."""
     systems = [run.record["system"] for run in runs]
     seeded = [f"{run.record['system']}-seed{run.record['seed']}" for run in runs]
@@ -228,6 +253,12 @@ def _place(encoders: dict[str, Any], name: str, encoder: dict[str, Any], label: 
 
 
 def _require_same_clips(runs: Sequence[Run]) -> None:
+    if problem := same_clips(runs):
+        raise AsdError(problem)
+
+
+def same_clips(runs: Sequence[Run]) -> str:
+    """How the clips of runs differ, in a sentence, or ""."""
     first = runs[0].record
     for record in (run.record for run in runs[1:]):
         for what, one, other in (
@@ -236,7 +267,8 @@ def _require_same_clips(runs: Sequence[Run]) -> None:
             ("recordings of the data set", first["data"]["fingerprint"], record["data"]["fingerprint"]),
         ):
             if one != other:
-                raise AsdError(
+                return (
                     f"Only scores of the same clips can be fused, and the {what} differ: {one} in {first['run_id']}, "
                     f"{other} in {record['run_id']}. Run both systems on the same clips first."
                 )
+    return ""

@@ -1,7 +1,7 @@
-"""Which generated clips are kept, and why the others are not (report of SATLab, 3.2; limits are our own choice).
+"""What is measured of generated clips before a rule decides (report of SATLab, 3.2; limits are our own choice).
 
-Everything is measured first and stored, microphone by microphone; a `Rule` then looks at the stored figures only, so
-that it can be changed and applied again without a single recording. What people say about a clip goes over any rule.
+Everything is stored, microphone by microphone; a `verdicts.Rule` then looks at the stored figures only, so that it can
+be changed and applied again without a single recording. What people say about a clip goes over any rule.
 
 **Copies.** A generator that learnt a recording by heart gives it back: the same coincidences at the same moments. The
 copy distance of two clips is 1 − the largest normalised cross-correlation of their log-mel spectrograms, over all lags
@@ -23,15 +23,10 @@ five seconds of six, yet the nearest two differ by 0.6: backgrounds were added w
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,43 +36,20 @@ from torch import Tensor
 
 from asd_core.data.stream import stream
 from asd_core.synthesis.judge import Judge
+from asd_core.synthesis.verdicts import Rule, apply_rule
 from asd_core.types import SAMPLE_RATE, AsdError, Clip
 from asd_core.views.base import MICROPHONES, Channel
 from asd_core.views.logmel import LogMel
 
 FRAME = SAMPLE_RATE // 20  # samples of the 50 ms whose silence is looked for
 SILENT = 1e-3  # amplitude relative to the clip's own RMS: 60 dB below it
-MORE_SILENCE = 0.02  # share of frames that may be silent beyond what is in the recordings
-FULL_SCALE, CLIPPED = 0.999, 1e-3  # of a sample's range; share of such samples that is always allowed
+FULL_SCALE = 0.999  # of a sample's range; samples beyond count as clipped
 QUIETEST = -200.0  # dBFS that digital silence is given
 BANDS = 64  # mel bands that copies are looked for in
 DEEPEST = 30.0  # dB below a band's median: one gap of digital silence would outweigh everything else in a clip
 LEAST_OVERLAP = 0.4  # of the shorter clip; a copy turned round in its middle has two halves without their edges
 LEAST_ENERGY = 0.1  # of a clip's whole, for an overlap with next to nothing in it proves nothing
 CHUNK = (64, 256)  # generated and recorded clips correlated together: tens of MB
-
-SURPLUS, KEPT, DROPPED = "surplus", "kept by hand", "dropped by hand"
-Verdict = Literal["keep", "drop", "unsure"]
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a generated clip must fulfil at every microphone. Samples that are not finite, stretches of silence and
-    clipping beyond those of the recordings always count against it."""
-
-    agreement: bool = True  # the classifier must hear the intended condition and microphone
-    confidence: tuple[float, float] = (0.5, 0.95)  # lowest and highest probability of these; above: nothing new
-    near_copy: float = 0.01  # quantile of the distances between recordings; 0: copies are allowed
-    level_margin: float = 5.0  # dB beyond the quietest and the loudest recording
-
-    def __post_init__(self) -> None:
-        low, high = self.confidence
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"confidence must be [lowest, highest] between 0 and 1, got {list(self.confidence)}")
-        if not 0 <= self.near_copy <= 1:
-            raise ValueError(f"near_copy must lie between 0 and 1, got {self.near_copy}")
-        if not self.level_margin >= 0:
-            raise ValueError(f"level_margin must be at least 0 dB, got {self.level_margin}")
 
 
 class RealClips:
@@ -188,71 +160,6 @@ def screen(
     return apply_rule(pd.DataFrame(columns), rule)
 
 
-def apply_rule(table: pd.DataFrame, rule: Rule) -> pd.DataFrame:
-    """A table of `screen`, newly judged by its stored figures: `passes`, `reasons` (sentences joined by "; ") and
-    `failed` (in a word or two each, joined by ", "). Verdicts of people and quotas are to be applied again."""
-    found = [_findings(row, rule) for row in table.to_dict("records")]
-    table = table.drop(columns=["verdict", "kept"], errors="ignore")
-    return table.assign(
-        passes=np.array([not own for own in found], dtype=bool),
-        reasons=["; ".join(sentence for _, sentence in own) for own in found],
-        failed=[", ".join(dict.fromkeys(kind for kind, _ in own)) for own in found],
-    )
-
-
-def reasons(row: Mapping[Any, Any], rule: Rule) -> list[str]:
-    """Why a row of `screen` does not pass, in plain sentences; none: it passes."""
-    return [sentence for _, sentence in _findings(row, rule)]
-
-
-def _findings(row: Mapping[Any, Any], rule: Rule) -> list[tuple[str, str]]:
-    """What is against a candidate: the kind of thing and a sentence."""
-    return [
-        (kind, f"{one}: {sentence}")
-        for one in MICROPHONES
-        if not pd.isna(row.get(f"{one}_level"))  # tables of several machines may be joined, and some are mono
-        for kind, sentence in _against(one, str(row["condition"]), {n: row.get(f"{one}_{n}") for n in _FIGURES}, rule)
-    ]
-
-
-_FIGURES = (
-    *("predicted", "confidence", "finite", "level", "quietest", "loudest", "silence", "most_silence"),
-    *("clipping", "most_clipping", "copy_distance", "copy_of", "copy_share", "copy_least"),
-)
-
-
-def _against(one: Channel, condition: str, x: Mapping[str, Any], rule: Rule) -> Iterator[tuple[str, str]]:
-    if not x["finite"]:
-        yield "not finite", "some samples are not finite"
-    heard, _, microphone = x["predicted"].rpartition("|")
-    low, high = rule.confidence
-    if pd.isna(x["confidence"]):  # nobody has recorded this condition: of its machine it must be
-        if rule.agreement and (heard.partition("|")[0], microphone) != (condition.partition("|")[0], one):
-            yield "wrong class", f"taken for {heard} ({microphone})"
-    else:
-        if rule.agreement and (heard, microphone) != (condition, one):
-            yield "wrong class", f"taken for {heard}" + (f" ({microphone})" if microphone != one else "")
-        if x["confidence"] < low:
-            yield "low confidence", f"confidence {x['confidence']:.2f} below {low:g}"
-        if x["confidence"] > high:
-            yield "high confidence", f"confidence {x['confidence']:.3f} above {high:g}"
-    if x["level"] < x["quietest"] - rule.level_margin:
-        yield "too quiet", f"{x['level']:.1f} dBFS, recordings have {x['quietest']:.1f} dBFS at least"
-    if x["level"] > x["loudest"] + rule.level_margin:
-        yield "too loud", f"{x['level']:.1f} dBFS, recordings have {x['loudest']:.1f} dBFS at most"
-    if x["silence"] > x["most_silence"] + MORE_SILENCE:
-        yield "silent", f"{x['silence']:.0%} of it is silent, of recordings {x['most_silence']:.0%} at most"
-    if x["clipping"] > max(x["most_clipping"], CLIPPED):
-        yield "clipped", f"{x['clipping']:.2%} of the samples are clipped, of recordings {x['most_clipping']:.2%}"
-    if x["copy_share"] < rule.near_copy:  # never so for NaN
-        others = (
-            f"{x['copy_share']:.1%} of recordings are that near to another"
-            if x["copy_share"]
-            else f"recordings differ by {x['copy_least']:.2f} at least"
-        )
-        yield "near copy", f"a copy of {x['copy_of']} (distance {x['copy_distance']:.2f}, {others})"
-
-
 # ---------------------------------------------------------------- measuring
 
 
@@ -333,116 +240,3 @@ def _energy(x: Tensor, first: Tensor, last: Tensor) -> Tensor:
     """(N, lags) energy of (N, F, T') between frames, at least a tenth of the whole."""
     summed = torch.nn.functional.pad(x.double().square().sum(dim=1).cumsum(dim=1), (1, 0))
     return torch.maximum(summed[:, last] - summed[:, first], LEAST_ENERGY * summed[:, -1:]).float()
-
-
-# ---------------------------------------------------------------- how many are kept
-
-
-def keep(table: pd.DataFrame, quotas: Mapping[str, int]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The first clips that pass, up to the quota of each condition; those that people keep come first and all stay.
-
-    Returns:
-        The table with `kept`; what passes and is not kept has the reason "surplus".
-        What came of each quota: condition, wanted, drawn, passed, kept, short, reason (the commonest of those that
-        fail, "" if none does).
-    """
-    table = table.copy()
-    table.loc[table["failed"] == SURPLUS, ["reasons", "failed"]] = ""
-    passes = table["passes"].to_numpy(bool)
-    by_hand = passes & (table["verdict"].to_numpy() == "keep" if "verdict" in table else False)
-    kept = by_hand.copy()
-    rows = []
-    for condition in dict.fromkeys([*quotas, *table["condition"]]):
-        wanted, own = quotas.get(condition, 0), (table["condition"] == condition).to_numpy()
-        others = np.flatnonzero(own & passes & ~by_hand)
-        kept[others[: max(wanted - int((own & by_hand).sum()), 0)]] = True
-        if condition in quotas:
-            failed = Counter(kind for kinds in table["failed"][own & ~passes] for kind in kinds.split(", "))
-            counts = {"drawn": own.sum(), "passed": (own & passes).sum(), "kept": (own & kept).sum()}
-            rows.append(
-                {"condition": condition, "wanted": wanted, **{name: int(n) for name, n in counts.items()}}
-                | {
-                    "short": max(wanted - int(counts["kept"]), 0),
-                    "reason": failed.most_common(1)[0][0] if failed else "",
-                }
-            )
-    table["kept"] = kept
-    table.loc[passes & ~kept, ["reasons", "failed"]] = SURPLUS
-    return table, pd.DataFrame(rows, columns=["condition", "wanted", "drawn", "passed", "kept", "short", "reason"])
-
-
-# ---------------------------------------------------------------- what people say
-
-
-def apply_verdicts(table: pd.DataFrame, effective: Mapping[str, str]) -> pd.DataFrame:
-    """A table of `apply_rule` with the verdicts of people, by clip, in `verdict`: "keep" and "drop" go over the rule,
-    "unsure" leaves it its say. What was measured stays."""
-    verdicts = table["clip"].map(lambda clip: effective.get(clip, ""))
-    table = table.assign(verdict=verdicts)
-    table.loc[verdicts == "keep", ["passes", "reasons", "failed"]] = [True, KEPT, ""]
-    table.loc[verdicts == "drop", ["passes", "reasons", "failed"]] = [False, DROPPED, DROPPED]
-    return table
-
-
-class Verdicts:
-    """A log of what people said about generated clips, one JSON object per line: clip, verdict, when, who.
-
-    Nothing in it is ever changed: "undo" is a line too. A last line without an end, left by a process that was
-    killed, was never said: reading ignores it and the next `add` removes it.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def add(self, clip: str, verdict: Verdict | Literal["undo"], who: str) -> None:
-        """Append one verdict; it is on disk when this returns."""
-        if verdict not in (allowed := (*get_args(Verdict), "undo")):
-            raise AsdError(f'"{verdict}" is not a verdict. Allowed: {", ".join(allowed)}.')
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        line = json.dumps({"clip": clip, "verdict": verdict, "when": when, "who": who}) + "\n"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            said = self.path.read_bytes()
-            if said and not said.endswith(b"\n"):
-                os.ftruncate(handle, said.rfind(b"\n") + 1)
-            os.write(handle, line.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-    def said(self) -> list[dict[str, str]]:
-        """All lines, oldest first.
-
-        Raises:
-            AsdError: a line other than a torn last one is damaged.
-        """
-        try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            return []
-        found = []
-        for number, line in enumerate(lines, 1):
-            try:
-                one = json.loads(line)
-                found.append({name: str(one[name]) for name in ("clip", "verdict", "when", "who")})
-            except (ValueError, KeyError, TypeError) as error:
-                raise AsdError(
-                    f"{self.path}, line {number} is not a verdict ({error}). Repair or delete this line."
-                ) from error
-        return found
-
-    def effective(self) -> dict[str, Verdict]:
-        """The latest verdict of each clip that was not undone; each undo takes one back, as far as there are any."""
-        stacks: defaultdict[str, list[Any]] = defaultdict(list)
-        for one in self.said():
-            own = stacks[one["clip"]]
-            if one["verdict"] != "undo":
-                own.append(one["verdict"])
-            elif own:
-                own.pop()
-        return {clip: own[-1] for clip, own in stacks.items() if own}
-
-    def deciding(self) -> dict[str, Verdict]:
-        """The effective verdicts without "unsure", which decides nothing."""
-        return {clip: verdict for clip, verdict in self.effective().items() if verdict != "unsure"}

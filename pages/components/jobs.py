@@ -112,9 +112,54 @@ def _panel(job_id: str, live: bool) -> None:
             config=charts.CONFIG,
             alt=f"Training loss over {len(curve)} reports, now {last:.4g}",
         )
-    log = api.job_log(job, 200)
     with st.expander("Log", icon=":material/terminal:", expanded=job.state == "failed"):
-        st.code("\n".join(log) or "Nothing was printed yet.", language=None, height=220 if len(log) > 8 else "content")
+        _log(job)
+
+
+def _log(job: api.Job) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        which = st.segmented_control(
+            "Lines", ["All", "Warnings and errors"], default="All", key=f"log_level_{job.id}", required=True
+        )
+        text = st.text_input("Find", key=f"log_text_{job.id}", placeholder="such as epoch")
+    log = api.job_log(job, 200, which != "All", text)
+    nothing = "Nothing was printed yet." if which == "All" and not text else "No line of the last 200 fits."
+    st.code("\n".join(log) or nothing, language=None, height=220 if len(log) > 8 else "content")
+
+
+def queue() -> None:
+    """The jobs that wait, in their order, which can be changed."""
+    waiting = sorted((job for job in api.all_jobs(workspace()) if job.position), key=lambda job: job.position)
+    if not waiting:
+        return
+    st.header("Queue")
+    st.caption("One job works at a time; the next one starts when it ends, whether or not this page is open.")
+    for job in waiting:
+        with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+            st.markdown(f"{job.position}. **{words.plain(job.title)}**", width="stretch")
+            with st.container(horizontal=True, width="content", gap="xsmall"):
+                for name, icon, by, at_end in (
+                    ("Earlier", "arrow_upward", -1, job.position == 1),
+                    ("Later", "arrow_downward", 1, job.position == len(waiting)),
+                ):
+                    st.button(
+                        name,
+                        key=f"{name.lower()}_{job.id}",
+                        icon=f":material/{icon}:",
+                        type="tertiary",
+                        disabled=at_end,
+                        on_click=attempt,
+                        args=(api.move_job, workspace(), job.id, by),
+                    )
+                st.button(
+                    "Remove",
+                    key=f"remove_{job.id}",
+                    icon=":material/close:",
+                    type="tertiary",
+                    help="Takes it out of the queue and forgets it.",
+                    on_click=_forget,
+                    args=(job.id,),
+                )
 
 
 def _buttons(job: api.Job) -> None:

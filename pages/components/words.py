@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import streamlit as st
 
@@ -78,3 +80,21 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 def size(number: float) -> str:
     return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.0f} kB"
+
+
+def points(difference: float) -> str:
+    """A difference of percentages, with its sign."""
+    return f"{difference:+.2f}".replace("-", "−")
+
+
+def condition(text: str) -> str:
+    """A generator's condition as a person reads it: ``fan|00|target|spd_1`` → fan · 00 · target · spd_1."""
+    return text.replace("|noattribute", "").replace("|", " · ")
+
+
+def needs(system: Mapping[str, Any]) -> str:
+    """What a row of `api.system_states` needs besides recordings."""
+    parts = [*system["weights"]]
+    parts += ["two microphones"] if system["two_microphones"] else []
+    parts += ["generated clips (made by it)"] if system["generated"] else []
+    return ", ".join(parts) or "nothing"

@@ -17,7 +17,7 @@ def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):
     with serving(workspace) as address:
         tab.goto(f"{address}/results?machine=valve&clip={clip_id}&show=By+name")
         heading(tab, "section_00_target_test_anomaly_0001_speed_9")
-        navigation = tab.get_by_test_id("stSidebarNav")
+        navigation = tab.get_by_test_id("stSidebar")
         assert [
             navigation.get_by_text(name, exact=True).count() for name in ("Home", "Results", "Train", "Export")
         ] == [1] * 4

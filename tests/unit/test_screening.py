@@ -12,18 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asd_core.synthesis.judge import Judge, Judged
-from asd_core.synthesis.screening import (
-    RealClips,
-    Rule,
-    Verdicts,
-    apply_rule,
-    apply_verdicts,
-    copy_distances,
-    keep,
-    pattern,
-    reasons,
-    screen,
-)
+from asd_core.synthesis.screening import RealClips, copy_distances, pattern, screen
+from asd_core.synthesis.verdicts import Rule, Verdicts, apply_rule, apply_verdicts, keep, reasons
 from asd_core.types import AsdError, Clip
 
 torch.set_num_threads(1)

@@ -1,0 +1,75 @@
+"""Selections: lists of clips that someone picked, under an id that can be linked.
+
+``selections/<id>.json`` in the workspace; the id is the digest of the data set and the clips in their order, so the
+same list saved twice is one file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from asd_core.artifacts import Workspace
+from asd_core.files import digest, read_json, write_json
+from asd_core.types import AsdError
+
+
+@dataclass(frozen=True)
+class Selection:
+    id: str
+    data: str  # data set
+    ids: tuple[str, ...]  # clips, in the order they are to be listened to
+    where_from: Mapping[str, str]  # the page and its choices, such as run and projection
+    created: float
+
+
+def save_selection(workspace: Workspace, ids: Sequence[str], where_from: Mapping[str, str]) -> str:
+    """Keep a list of clips and return its id.
+
+    Args:
+        ids: clip ids in order
+        where_from: what was shown when it was picked; "data", the name of the data set, is needed
+
+    Raises:
+        AsdError: nothing was picked, or "data" is missing.
+    """
+    if not ids:
+        raise AsdError("No clip is selected, so there is nothing to save. Draw round some points first.")
+    if not where_from.get("data"):
+        raise AsdError('A selection needs to know its data set: where_from["data"] is missing.')
+    name = digest([where_from["data"], list(ids)])
+    path = workspace.root / "selections" / f"{name}.json"
+    if not path.is_file():
+        facts = {"id": name, "data": where_from["data"], "ids": list(ids), "created": time.time()}
+        write_json(path, facts | {"where_from": dict(where_from)})
+    return name
+
+
+def selection(workspace: Workspace, selection_id: str) -> Selection:
+    """A saved selection. The id is compared with the known ones and never becomes part of a path.
+
+    Raises:
+        AsdError: there is none of this id, or its file is broken.
+    """
+    for path in (workspace.root / "selections").glob("*.json"):
+        if path.stem == selection_id:
+            try:
+                stored = read_json(path)
+                return Selection(
+                    selection_id, stored["data"], tuple(stored["ids"]), stored["where_from"], stored["created"]
+                )
+            except (KeyError, TypeError) as error:
+                raise AsdError(f"{path} is not a selection. Delete it and save the selection again.") from error
+    raise AsdError(f"There is no saved selection “{selection_id}” in this workspace.")
+
+
+def selections(workspace: Workspace, data: str) -> list[Selection]:
+    """Saved selections of a data set, newest first; files that cannot be read are passed over."""
+    found = []
+    for path in (workspace.root / "selections").glob("*.json"):
+        try:
+            found.append(selection(workspace, path.stem))
+        except AsdError:
+            continue
+    return sorted((one for one in found if one.data == data), key=lambda one: -one.created)

@@ -1,0 +1,167 @@
+"""The Train page beyond one click: the queue, several systems at once, what it will cost, and deleting results."""
+
+import time
+
+import pytest
+
+from asd_core import api, jobs
+from asd_core.files import write_json
+from tests.app import example
+from tests.app.test_pages import place, texts
+
+
+@pytest.fixture
+def waiting(full, monkeypatch) -> list[str]:
+    """Three queued jobs, none of which is ever launched."""
+    monkeypatch.setattr(jobs, "_launch", lambda job: None)
+    names = []
+    for title in ("One", "Two", "Three"):
+        names.append(jobs.start(full.jobs, ["run", title.lower()], title, title))
+        time.sleep(0.01)
+    return names
+
+
+def order(workspace: api.Workspace) -> list[str]:
+    queued = [job for job in api.all_jobs(workspace) if job.state == jobs.QUEUED]
+    return [job.title for job in sorted(queued, key=lambda job: job.position)]
+
+
+def test_the_queue_is_shown_and_reordered(open_app, full, waiting):
+    one, _, three = waiting
+    app = open_app(full, "train")
+    assert "Queue" in [header.value for header in app.header]
+    assert app.button(key=f"earlier_{one}").disabled
+    assert app.button(key=f"later_{three}").disabled
+    app.button(key=f"earlier_{three}").click().run()
+    assert order(full) == ["One", "Three", "Two"]
+    app.button(key=f"later_{one}").click().run()
+    assert order(full) == ["Three", "One", "Two"]
+    app.button(key=f"remove_{one}").click().run()
+    assert order(full) == ["Three", "Two"]
+    assert not (full.jobs / one).exists()
+    assert not app.exception
+    later = jobs.start(full.jobs, ["run", "four"], "Four", "4")
+    assert order(full) == ["Three", "Two", "Four"]
+    api.move_job(full, later, 1)  # at the end nothing happens
+    assert order(full)[-1] == "Four"
+
+
+def test_the_order_is_the_order_of_launching(full, waiting, monkeypatch):
+    launched = []
+    monkeypatch.setattr(jobs, "_launch", lambda job: launched.append(job.title))
+    api.move_job(full, waiting[2], -1)
+    api.move_job(full, waiting[2], -1)
+    jobs.reconcile(full.jobs)
+    assert launched == ["Three"]
+
+
+def test_what_has_begun_is_no_longer_moved_or_removed(full):
+    first = jobs.start(full.jobs, ["run"], "First", "1")
+    with pytest.raises(api.AsdError, match="not in the queue"):
+        api.move_job(full, first, 1)
+    with pytest.raises(api.AsdError, match="cancel it first"):
+        api.delete_job(full, first)
+    api.cancel(full, first, force=True)
+
+
+def test_ticked_systems_are_trained_one_after_the_other(open_app, full):
+    app = open_app(full, "train")
+    assert app.button(key="train_selected").disabled
+    app.session_state["ticked"] = ["studio-1", "tsz-baseline"]
+    app.run()
+    assert app.button(key="train_selected").label == "Train selected (2)"
+    app.button(key="train_selected").click().run()
+    assert not app.exception
+    assert sorted(job.arguments[1] for job in jobs.list_jobs(full.jobs)) == ["studio-1", "tsz-baseline"]
+    assert app.button(key="train_selected").disabled, "they are on their way"
+    for job in jobs.list_jobs(full.jobs):
+        jobs.cancel(job.folder, force=True)
+
+
+def test_systems_are_filtered(open_app, full):
+    states = api.system_states(full, "workshop", "quick")
+    app = open_app(full, "train", family="SATLab")
+    listed = app.dataframe[0].value
+    assert set(listed["Family"]) == {"SATLab"}
+    app.pills(key="family").set_value([]).run()
+    app.pills(key="state").set_value(["done"]).run()
+    assert sorted(app.dataframe[0].value["Name"]) == sorted(example.SYSTEMS)
+    assert place(app, "system") == "logmel-knn", "the one in view stays, whatever is listed"
+    app.pills(key="family").set_value(["SATLab"]).run()
+    assert "No system is in such a state" in texts(app)
+    assert not app.exception
+    assert len(states) > len(example.SYSTEMS)
+
+
+def test_estimates_go_by_earlier_runs_in_proportion(open_app, full):
+    own = api.estimate(full, "logmel-maha", "quick", machines=2, seeds=3)
+    assert own.seconds == pytest.approx(41.0 * 3 * 2 / 4)
+    assert "logmel-maha on 4 machines of workshop" in own.source
+    assert own.bytes > 0
+    assert api.estimate(full, "neu-1", "quick", 4).seconds is None
+    assert api.estimate(full, "logmel-maha", "full", 4).seconds is None
+    example.add_run(full, api.data_set(full, "workshop"), "satlab-1", 1.0)
+    assert "satlab-1" in api.estimate(full, "satlab-3", "quick", 4).source, "the same network, generated clips too"
+    assert "At most about 41 s" in texts(open_app(full, "train", system="logmel-maha"))
+    assert "No earlier run tells" in texts(open_app(full, "train", system="neu-1"))
+
+
+def test_needs_and_changes_of_a_profile(open_app, full):
+    states = api.system_states(full, "workshop", "full").set_index("name")
+    assert states.loc["wistlab-1", "weights"] != ()
+    assert states.loc["satlab-1", "generated"]
+    assert states["two_microphones"].any()
+    changes = api.config_changes("wistlab-1", "quick").set_index("option")
+    assert (
+        changes.loc[[name for name in changes.index if name.endswith("backbone.checkpoint")], "used"].eq("none").all()
+    )
+    assert api.config_changes("logmel-knn", "quick").empty
+    assert api.config_changes("wistlab-1", "full").empty
+    assert "generated clips (made by it)" in texts(open_app(full, "train", system="satlab-1"))
+
+
+def test_what_would_be_generated(full):
+    wanted = api.generated_for(full, "satlab-1", "workshop", "quick")
+    assert list(wanted.columns) == ["condition", "recorded", "wanted", "why"]
+    assert (wanted["wanted"] > 0).all()
+    assert api.generated_for(full, "logmel-knn", "workshop", "quick").empty
+
+
+def test_a_result_is_deleted_after_a_word_on_its_size(open_app, full):
+    app = open_app(full, "train", system="logmel-maha")
+    run_id = "logmel-maha--workshop--quick--seed0"
+    assert not [box for box in app.checkbox if box.key == f"sure_{run_id}"], "folded away, nothing is measured"
+    app.session_state["delete_box"] = True
+    app.run()
+    assert "Recordings, generated clips and packages stay" in texts(app)
+    assert app.button(key="delete_run").disabled
+    app.checkbox(key=f"sure_{run_id}").check().run()
+    app.button(key="delete_run").click().run()
+    assert not app.exception
+    assert not full.run(run_id).exists()
+    listed = app.dataframe[0].value.set_index("Name")
+    assert listed.loc["logmel-maha", "State"] == "○ not started"
+
+
+LOG = """step 1
+WARNING  a first sign
+         that goes on
+step 2
+error: it ended
+"""
+
+
+def test_the_log_is_filtered(open_app, full):
+    folder = full.jobs / "one"
+    write_json(folder / "spec.json", {"title": "Job", "key": "k", "arguments": ["run", "x"], "created": time.time()})
+    write_json(folder / "result.json", {"state": jobs.FAILED, "message": "It was so.", "ended": time.time()})
+    (folder / "log.txt").write_text(LOG)
+    job = api.job(full, "one")
+    assert api.job_log(job) == LOG.splitlines()
+    assert api.job_log(job, problems=True) == ["WARNING  a first sign", "         that goes on", "error: it ended"]
+    assert api.job_log(job, text="STEP") == ["step 1", "step 2"]
+    app = open_app(full, "train", job="one")
+    app.segmented_control(key="log_level_one").set_value("Warnings and errors").run()
+    app.text_input(key="log_text_one").set_value("sign").run()
+    assert "WARNING  a first sign" in [block.value for block in app.code]
+    assert not app.exception

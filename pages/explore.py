@@ -76,10 +76,10 @@ def main() -> None:
 
 def pick_map(run: api.Run, machine: str) -> api.ProjectionInfo | None:
     """The map to show, or None while there is none of this machine; making one is offered in any case."""
-    known = {info.key: info for info in cached.projections(run) if machine in info.spec["machines"]}
     wanted = asked("projection") or ""
-    job = api.projection_job(workspace(), wanted) if wanted and wanted not in known else None
-    if job is not None and job.state != "done":
+    job = api.projection_job(workspace(), wanted) if wanted else None  # first: what it has made is then among the maps
+    known = {info.key: info for info in cached.projections(run) if machine in info.spec["machines"]}
+    if job is not None and job.state != "done" and wanted not in known:
         jobs.panel(job.id)
         return next(iter(known.values()), None)
     if wanted and wanted not in known:

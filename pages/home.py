@@ -68,7 +68,9 @@ def last_jobs() -> None:
         )
     for job in latest:
         with st.container(border=True, horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{words.plain(job.title)}**  \n:gray[{words.ago(job.created)}, {words.duration(job.seconds)}]")
+            st.markdown(
+                f"**{words.plain(job.title)}**  \n:gray[{words.ago(job.created)}, {words.duration(job.seconds)}]"
+            )
             with st.container(horizontal=True, width="content", vertical_alignment="center"):
                 words.state_badge(job.state)
                 st.page_link(page("train"), label="Details", query_params={"job": job.id})

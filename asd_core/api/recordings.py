@@ -260,10 +260,16 @@ def known_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) 
 
 
 def _stamp(root: Path) -> str:
-    """Changes when files are added to or removed from the folders of clips; looks at folders only."""
-    seen = []
-    for folder, below, _ in os.walk(root):
-        seen.append((folder, Path(folder).stat().st_mtime_ns))
-        if Path(folder).name in (TRAIN, TEST):
-            below.clear()
-    return digest(sorted(seen))
+    """Changes when files are added to or removed from the folders of clips; looks at folders only, linked ones too."""
+    seen: dict[tuple[int, int], tuple[str, int]] = {}
+    ahead = [root] if root.is_dir() else []
+    while ahead:
+        folder = ahead.pop()
+        stat = folder.stat()
+        if (stat.st_dev, stat.st_ino) in seen:  # a link back
+            continue
+        seen[stat.st_dev, stat.st_ino] = str(folder), stat.st_mtime_ns
+        if folder.name not in (TRAIN, TEST):
+            with os.scandir(folder) as entries:
+                ahead += [Path(entry.path) for entry in entries if entry.is_dir()]
+    return digest(sorted(seen.values()))

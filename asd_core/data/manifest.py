@@ -11,9 +11,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -292,10 +292,16 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: a changed file may keep the other two
 
 
-def _known_contents(cache: Path) -> dict[str, list[Any]]:
+def _known_contents(cache: Path) -> Mapping[str, list[Any]]:
     """What `fingerprint` remembers: path → size, mtime, ctime, digest. A damaged cache is an empty one."""
     try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
+        return _read_contents(cache, *_stamp(cache))
     except (FileNotFoundError, ValueError):
         return {}
+
+
+@lru_cache(maxsize=2)
+def _read_contents(cache: Path, *stamp: int) -> Mapping[str, list[Any]]:
+    """Read once as long as the file stays: the app asks at every click, and at 14,400 clips it is 2 MB."""
+    known = json.loads(cache.read_text(encoding="utf-8"))
     return known if isinstance(known, dict) else {}

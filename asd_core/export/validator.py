@@ -566,7 +566,7 @@ def _too_much(text: str) -> str:
             return "uses aliases (*name); write the values out"
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
-            return f"is nested more than {MAX_DEPTH} levels deep"
+            return f"is not valid YAML of a meta file: nested more than {MAX_DEPTH} levels deep"
     return ""
 
 

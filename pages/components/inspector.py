@@ -46,16 +46,17 @@ def show(
         run, row: a run and the clip's row of its clip table; None for recordings that no run has scored
         ids: clips that Previous and Next step through, in order; they set the choice ``clip``
     """
-    if not clip_id:
-        st.header("Clip")
-        st.info("Pick a clip in the table or on the map.")
-        return
-    st.header(words.plain(_name(clip_id)))
-    heading(clip_id, row)
-    if row is not None:
-        verdict(row, bool(run and run.record.get("transductive")))
-    steps(data, clip_id, list(ids), key)
-    _body(data, clip_id, run.record["run_id"] if run else "", key)
+    with st.container(key="inspector"):  # the shell keeps it in view beside a long table
+        if not clip_id:
+            st.header("Clip")
+            st.info("Pick a clip in the table or on the map.")
+            return
+        st.header(words.plain(_name(clip_id)))
+        heading(clip_id, row)
+        if row is not None:
+            verdict(row, bool(run and run.record.get("transductive")))
+        steps(data, clip_id, list(ids), key)
+        _body(data, clip_id, run.record["run_id"] if run else "", key)
 
 
 def heading(clip_id: str, row: pd.Series | None) -> None:

@@ -169,7 +169,9 @@ def streams(rows: Sequence[Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
             format="%.0f %%", help="Share of the machine's normal training clips that score at most this"
         ),
         "Weight": number(format="%.2f"),
-        "Contribution": number(format="%+.3f", help="Weight × (normalised score − its mean over normal training clips)"),
+        "Contribution": number(
+            format="%+.3f", help="Weight × (normalised score − its mean over normal training clips)"
+        ),
     }
     return shown, config
 
@@ -194,7 +196,9 @@ def places(rows: Sequence[Any]) -> tuple[pd.DataFrame, dict[str, Any]]:
 
 def scores_by_system(table: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The table of `api.scores_by_system` as shown; the run at hand is pointed at."""
-    names = [words.marked(name, bool(is_so)) for name, is_so in zip(table["system"], table["transductive"], strict=True)]
+    names = [
+        words.marked(name, bool(is_so)) for name, is_so in zip(table["system"], table["transductive"], strict=True)
+    ]
     shown = pd.DataFrame(
         {
             "System · seed": [
@@ -419,7 +423,9 @@ def candidate(row: pd.Series, window: tuple[float, float]) -> pd.DataFrame:
         if pd.isna(get("level")):
             continue
         sure = get("confidence")
-        place = "unknown condition" if pd.isna(sure) else "below" if sure < low else "above" if sure > high else "inside"
+        place = (
+            "unknown condition" if pd.isna(sure) else "below" if sure < low else "above" if sure > high else "inside"
+        )
         heard = "not asked" if pd.isna(sure) else f"{sure:.3f}, {place}" + ("" if pd.isna(sure) else " the window")
         predicted, _, microphone = get("predicted").rpartition("|")
         taken = "as meant" if get("agrees") else words.plain(f"{words.condition(predicted)}, {microphone}")

@@ -17,9 +17,19 @@ ASSETS = PAGES.parent / "assets"
 st.set_page_config(page_title="ASD Studio", page_icon=str(ASSETS / "icon.svg"), layout="wide")
 st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
 
-# the theme's colour is for areas and lines: as text on a tint of itself it would be too faint in the dark
+# The theme's colour is for areas and lines: as text on a tint of itself it would be too faint in the dark.
 CHOSEN = ("button[data-variant][data-selected]:not([data-disabled])", "[role='tab'][data-selected][data-testid]")
-st.html(f"<style>.stApp :is({', '.join(CHOSEN)}) {{ color: inherit; font-weight: 600; }}</style>")
+# The clip's column stays in view while the table beside it scrolls.
+BESIDE = "[data-testid='stColumn']:has(> * .st-key-inspector)"
+STYLE = f"""
+.stApp :is({", ".join(CHOSEN)}) {{ color: inherit; font-weight: 600; }}
+.stApp [data-testid="stSliderThumbValue"] {{ color: inherit; }}
+.stApp [data-testid="stMainBlockContainer"] {{ padding: 2.5rem 2.5rem 4rem; }}
+@media (min-width: 1100px) {{
+  {BESIDE} {{ position: sticky; top: 3.5rem; align-self: flex-start; max-height: calc(100vh - 4rem); overflow-y: auto; }}
+}}
+"""
+st.html(f"<style>{STYLE}</style>")
 
 SECTIONS = {
     section: [

@@ -116,6 +116,24 @@ class Workspace:
         return removed
 
 
+def require_own(folder: Path, *names: str) -> None:
+    """Refuse a folder, chosen by a person, that holds anything but what was written there before: `begin` and `finish`
+    remove what is hidden and replace meta.json.
+
+    Args:
+        names: of the files that belong there, as patterns
+
+    Raises:
+        AsdError: it is a file, or holds something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise AsdError(f"{folder} is a file. Name a new or empty folder.")
+    own = ("meta.json", ".*.part", *names)
+    strange = [one.name for one in (folder.iterdir() if folder.is_dir() else ()) if not any(one.match(name) for name in own)]
+    if strange:
+        raise AsdError(f"{folder} holds other things, such as {min(strange)}. Name a new or empty folder.")
+
+
 def begin(folder: Path) -> None:
     """Open a folder for (re)writing: unfinished from now on, without the remains of a killed write."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,7 @@ WORKER = (sys.executable, "-m", "asd_core")
 ROOT = Path(__file__).resolve().parent.parent
 HEARTBEAT_SECONDS = 1.0
 WRITE_SECONDS = 0.25  # between two state files, however often progress is reported
+CURVE_POINTS = 4000  # of the numbers, for each e-fold of the time it works: pages read them all every two seconds
 SILENCE_SECONDS = 120.0  # after which a job of another host counts as dead
 
 _children: list[subprocess.Popen[bytes]] = []  # started by this process; kept to be waited for
@@ -124,6 +125,19 @@ def start(jobs: Path, arguments: Sequence[str], title: str, key: str) -> str:
         write_json(jobs / name / "spec.json", spec)
         _advance(jobs)
     return name
+
+
+@contextmanager
+def idle(jobs: Path) -> Iterator[None]:
+    """Hold the queue: nobody starts a job until this is over.
+
+    Raises:
+        AsdError: a job is active.
+    """
+    with _lock(jobs):
+        if any(job.is_active for job in list_jobs(jobs)):
+            raise AsdError("A job is queued or running and may need these parts. Wait for it or cancel it first.")
+        yield
 
 
 def list_jobs(jobs: Path) -> list[Job]:
@@ -385,6 +399,7 @@ class _Reporter:
         self.lock = threading.Lock()
         self.state: dict[str, Any] = {"fraction": 0.0, "message": "Starting", "values": {}}
         self.written = self.plotted = 0.0
+        self.began = time.monotonic()
         self._write()
 
     def __call__(self, fraction: float, message: str, **values: float) -> None:
@@ -393,7 +408,8 @@ class _Reporter:
         with self.lock:
             self.state.update(fraction=fraction, message=message, values=self.state["values"] | numbers)
         # one point per step would be hundreds of megabytes in a long training; a curve needs a few per second
-        if numbers and (time.monotonic() - self.plotted > WRITE_SECONDS or fraction == 1):
+        pause = max(WRITE_SECONDS, (time.monotonic() - self.began) / CURVE_POINTS)
+        if numbers and (time.monotonic() - self.plotted > pause or fraction == 1):
             self.plotted = time.monotonic()
             row = {"time": time.time(), "fraction": fraction, "message": message} | numbers
             with (self.folder / "metrics.jsonl").open("a") as file:

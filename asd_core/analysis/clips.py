@@ -15,7 +15,8 @@ def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
 
     Columns: clip_id, machine, section, domain, label (0, 1 or None), attributes, score, threshold, margin
     (score − threshold), decision, outcome ("TP", "FP", "TN", "FN" or "" without truth), percentile (share of the
-    machine's training normals that score at most this, in percent), and the run's ``branch:`` columns.
+    machine's training normals that score at most this, in percent; NaN of a transductive run, whose scores of training
+    clips are of another kind), and the run's ``branch:`` columns.
     """
     scores = run.scores
     training, test = scores[scores["split"] == TRAIN], scores[scores["split"] == TEST]
@@ -23,7 +24,7 @@ def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
     truths = [dataset.truth.get(clip_id) for clip_id in test["clip_id"]]
     below = np.full(len(test), np.nan)
     for key, rows in test.reset_index(drop=True).groupby(["machine", "section"]).groups.items():
-        if key in normal:
+        if key in normal and not run.record.get("transductive"):
             own = test["score"].to_numpy()[rows]
             below[rows] = percentile(normal[key], own)
     labels = [None if truth is None else truth.label for truth in truths]

@@ -34,10 +34,11 @@ def distances(train: np.ndarray, query: np.ndarray, scorer: Mapping[str, Any]) -
     """(N,) distances of `query` (D,) to the rows of `train` (N, D), and what they are called.
 
     Measured as the scorer measures, where its options tell: `metric` ("cosine" is half of one less the cosine, "chord"
-    half the length between the ends), `standardise` and `clip_zscore` as of `scorers.knn`. A scorer that standardises
-    and names no metric is measured by Euclidean distance, any other by cosine.
+    half the length between the ends), `standardise` and `clip_zscore` as of `scorers.knn`. A Mahalanobis scorer that
+    standardises is measured by Euclidean distance, any other that names no metric by cosine, as is their default.
     """
-    metric = scorer.get("metric") or ("euclidean" if scorer.get("standardise") else "cosine")
+    standardised = scorer.get("standardise") and scorer.get("name") == "mahalanobis"
+    metric = scorer.get("metric") or ("euclidean" if standardised else "cosine")
     if metric not in METRICS:
         raise AsdError(f'Distances of metric "{metric}" are not known here; known are {", ".join(METRICS)}.')
     both = np.concatenate([train, query[None]]).astype(np.float64)

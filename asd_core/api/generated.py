@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -298,15 +298,12 @@ def apply_window(workspace: Workspace, made: GeneratedSet, table: pd.DataFrame, 
 
 def applied_rule(workspace: Workspace, made: GeneratedSet) -> str:
     """The name of the rule that was applied last, as ``rule 0.40–0.90``; "" while the generator's own decides."""
-    latest = [
-        line
-        for log in made.logs.values()
-        for verdicts in [Verdicts(workspace.verdicts(log))]
-        if verdicts.applied()
-        for line in verdicts.said()
-        if line["verdict"] in ("pass", "fail")
-    ]
-    return max(latest, key=lambda line: line["when"])["who"] if latest else ""
+    logs = [Verdicts(workspace.verdicts(log)) for log in made.logs.values()]
+    if not any(log.applied() for log in logs):
+        return ""
+    # a narrower window than the one before only takes outcomes back, and is the one that decides all the same
+    lines = [line for log in logs for line in log.said() if line["verdict"] in get_args(Outcome)]
+    return max(lines, key=lambda line: line["when"])["who"]
 
 
 def give_verdicts(workspace: Workspace, made: GeneratedSet, clips: Sequence[str], verdict: Verdict) -> None:

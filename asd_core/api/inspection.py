@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from asd_core.api.recordings import CHANNELS, clip, data_set, spectrogram
+from asd_core.api.recordings import CHANNELS, clip, data_set, samples_of, spectrogram
 from asd_core.api.results import runs
 from asd_core.artifacts import Run, Workspace, is_done, read_embeddings, read_evidence
 from asd_core.data.manifest import attribute_text
@@ -222,16 +222,20 @@ def anomaly_sound(workspace: Workspace, run: Run, clip_id: str, branch: str | No
     found = clip(workspace, run.record["data"]["name"], clip_id)
     stat = found.path.stat()
     own, scale = where.map, (where.low, where.high)
-    key = digest([MASKING, str(found.path), stat.st_size, stat.st_mtime_ns, own.values.tobytes().hex(), scale])
+    marked = [part.tobytes().hex() for part in (own.values, own.start, own.stop, own.edges)]
+    key = digest([MASKING, str(found.path), stat.st_size, stat.st_mtime_ns, marked, scale])
     path = workspace.cache / "anomalies" / f"{key}.wav"
     if not path.is_file():
         import soundfile
 
-        samples, rate = soundfile.read(found.path, dtype="int16", always_2d=True)
+        samples, rate, subtype = samples_of(found.path)
         taken = Masking(samples.T, rate)
         gains = mask(own.values, own.start, own.stop, own.edges, scale, taken.hertz, taken.seconds)
-        kept = np.clip(np.rint(taken.sound(gains)), -32768, 32767).astype(np.int16)
-        write_with(path, lambda file: soundfile.write(file, kept.T, rate, subtype="PCM_16", format="WAV"))
+        kept = taken.sound(gains)
+        if subtype == "PCM_16":
+            kept = np.clip(np.rint(kept), -32768, 32767)
+        kept = kept.astype(samples.dtype)
+        write_with(path, lambda file: soundfile.write(file, kept.T, rate, subtype=subtype, format="WAV"))
     return path
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -109,7 +111,23 @@ def sources() -> list[Source]:
 
 def fingerprint_of(workspace: Workspace, data: str) -> str:
     """What runs record of a data set's contents, all machines; "" before the command line has read all files."""
-    return known_fingerprint(workspace, data, data_set(workspace, data).machines)
+    return current_fingerprint(workspace, data, data_set(workspace, data).machines)
+
+
+def current_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) -> str:
+    """`known_fingerprint`, computed again only when a file was written; finding that out is one look at every file.
+
+    Raises:
+        AsdError: unknown data set or machine, or the folder is gone.
+    """
+    cache = workspace.cache / "fingerprints.json"
+    known = cache.stat().st_mtime_ns if cache.is_file() else 0
+    return _fingerprint(workspace, data, tuple(machines), files_stamp(workspace, data), known)
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(workspace: Workspace, data: str, machines: tuple[str, ...], stamp: str, known: int) -> str:
+    return known_fingerprint(workspace, data, machines)
 
 
 def check(workspace: Workspace, data: str) -> Check | None:

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from asd_core import jobs
-from asd_core.api.inventory import files_stamp
-from asd_core.api.recordings import data_set, data_sets, known_fingerprint
+from asd_core.api.inventory import current_fingerprint
+from asd_core.api.recordings import data_set, data_sets
 from asd_core.artifacts import Run, Workspace, is_done
 from asd_core.data.manifest import DataSet
 from asd_core.files import digest, read_json
@@ -224,22 +224,6 @@ def beside(clips: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
     return clips.assign(percentile_other=theirs, disagreement=clips["percentile"] - theirs)
 
 
-def current_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) -> str:
-    """`known_fingerprint`, computed again only when a file was written; finding that out is one look at every file.
-
-    Raises:
-        AsdError: unknown data set or machine, or the folder is gone.
-    """
-    cache = workspace.cache / "fingerprints.json"
-    known = cache.stat().st_mtime_ns if cache.is_file() else 0
-    return _fingerprint(workspace, data, tuple(machines), files_stamp(workspace, data), known)
-
-
-@lru_cache(maxsize=16)
-def _fingerprint(workspace: Workspace, data: str, machines: tuple[str, ...], stamp: str, known: int) -> str:
-    return known_fingerprint(workspace, data, machines)
-
-
 def check_recordings(workspace: Workspace, run: Run) -> tuple[str, str]:
     """Whether the recordings on disk are those that a run was made on: ("same", "changed", "unknown" or "gone", and a
     sentence that says so; "" for "same")."""
@@ -334,7 +318,8 @@ class Belongings:
 
 
 def belongings(workspace: Workspace, run: Run) -> Belongings:
-    """The run's folder and the finished tasks that nothing else on disk was made from or refers to.
+    """The run's folder and the finished tasks that nothing else on disk was made from or refers to. Maps of nothing but
+    these go with them: no other run can show them.
 
     Generated clips stay, and what they were made with: they are screened by hand, on a page of their own.
     """
@@ -344,6 +329,8 @@ def belongings(workspace: Workspace, run: Run) -> Belongings:
     others = (other for other in runs(workspace) if other.folder != run.folder)
     own -= {(one["kind"], one["key"]) for other in others for one in other.record.get("tasks", ())}
     inputs = {(meta.parent.parent.name, meta.parent.name): _inputs(meta) for meta in tasks.glob("*/*/meta.json")}
+    known = {key for _, key in own}
+    own |= {one for one, made_of in inputs.items() if one[0] == "projection" and made_of and made_of <= known}
     while kept := {key for outer in inputs.keys() - own for key in inputs[outer]} & {key for _, key in own}:
         own = {one for one in own if one[1] not in kept}
     folders = [workspace.task(*one) for one in sorted(own) if one in inputs]
@@ -368,10 +355,9 @@ def delete_run(workspace: Workspace, run_id: str) -> Belongings:
     run = next((one for one in runs(workspace) if one.record["run_id"] == run_id), None)
     if run is None:
         raise AsdError(f'There is no finished run "{run_id}"; it may have been deleted.')
-    if any(job.is_active for job in jobs.list_jobs(workspace.jobs)):
-        raise AsdError("A job is queued or running and may need these parts. Wait for it or cancel it, then delete.")
-    found = belongings(workspace, run)
-    for folder in found.folders:
-        (folder / "meta.json").unlink(missing_ok=True)  # unfinished from now on, whatever happens below
-        shutil.rmtree(folder)
+    with jobs.idle(workspace.jobs):
+        found = belongings(workspace, run)
+        for folder in found.folders:
+            (folder / "meta.json").unlink(missing_ok=True)  # unfinished from now on, whatever happens below
+            shutil.rmtree(folder)
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from asd_core.artifacts import Workspace
 from asd_core.files import digest, read_json, write_json
@@ -54,13 +55,7 @@ def selection(workspace: Workspace, selection_id: str) -> Selection:
     """
     for path in (workspace.root / "selections").glob("*.json"):
         if path.stem == selection_id:
-            try:
-                stored = read_json(path)
-                return Selection(
-                    selection_id, stored["data"], tuple(stored["ids"]), stored["where_from"], stored["created"]
-                )
-            except (KeyError, TypeError) as error:
-                raise AsdError(f"{path} is not a selection. Delete it and save the selection again.") from error
+            return _read(path)
     raise AsdError(f"There is no saved selection “{selection_id}” in this workspace.")
 
 
@@ -69,7 +64,15 @@ def selections(workspace: Workspace, data: str) -> list[Selection]:
     found = []
     for path in (workspace.root / "selections").glob("*.json"):
         try:
-            found.append(selection(workspace, path.stem))
-        except AsdError:
+            found.append(_read(path))
+        except (AsdError, OSError):
             continue
     return sorted((one for one in found if one.data == data), key=lambda one: -one.created)
+
+
+def _read(path: Path) -> Selection:
+    try:
+        stored = read_json(path)
+        return Selection(path.stem, stored["data"], tuple(stored["ids"]), stored["where_from"], float(stored["created"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise AsdError(f"{path} is not a selection. Delete it and save the selection again.") from error

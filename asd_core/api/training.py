@@ -15,8 +15,9 @@ import pandas as pd
 from asd_core import analysis, config, jobs, pipeline, weights
 from asd_core.api.configs import systems
 from asd_core.api.generated import generation_targets
+from asd_core.api.inventory import current_fingerprint
 from asd_core.api.recordings import data_set, data_sets
-from asd_core.api.results import current_fingerprint, run_stamp, runs
+from asd_core.api.results import run_stamp, runs
 from asd_core.artifacts import Run, Workspace
 from asd_core.files import digest, read_json
 from asd_core.jobs import Job

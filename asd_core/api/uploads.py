@@ -81,8 +81,9 @@ def take_upload(workspace: Workspace, name: str, payload: bytes) -> Upload:
         raise AsdError(f"{shown} has {len(payload) / 1e6:.0f} MB; allowed are {MOST_BYTES / 1e6:.0f} MB. Cut it.")
     identity = hashlib.blake2b(payload, digest_size=8).hexdigest()
     folder = workspace.uploads / identity
-    if (folder / "upload.json").is_file():
-        made = replace(_upload(folder), name=shown)
+    there = uploads(workspace).get(identity)
+    if there and (folder / "clip.wav").is_file():  # else it was broken by hand, and is made anew
+        made = replace(there, name=shown)
     else:
         import soundfile
 
@@ -347,13 +348,15 @@ def _scored(folder: Path, stamp: int) -> Scored:
 
 
 def delete_scored(workspace: Workspace, key: str) -> None:
-    """Delete a result, and recordings that no other result is of."""
+    """Delete a result, and recordings that no other result is of and no job waits to score."""
     every = scored(workspace)
     found = next((one for one in every if one.key == key), None)
     if found is None:
         raise AsdError("That result is not there any more.")
     shutil.rmtree(found.folder)
     kept = {upload_id for one in every if one.key != key for upload_id in one.table["upload"]}
+    active = [job for job in jobs.list_jobs(workspace.jobs) if job.is_active and job.arguments[:1] == ("score",)]
+    kept |= {Path(word).parent.name for job in active for word in job.arguments if word.endswith("clip.wav")}
     for upload_id in set(found.table["upload"]) - kept:
         delete_upload(workspace, upload_id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -16,9 +16,6 @@ from asd_core.commands.options import (
     open_workspace,
 )
 from asd_core.types import AsdError
-
-if TYPE_CHECKING:
-    pass
 
 
 def score(
@@ -38,6 +35,8 @@ def score(
         progress(0.0, "loading")
         from asd_core.pipeline import loose
 
+        if output is not None:
+            loose.require_place(output)
         judged = loose.judge_files(open_workspace(workspace), run_id, machine, wavs, section, progress=progress)
         if output is not None:
             loose.keep(judged, output, run_id, machine, section)

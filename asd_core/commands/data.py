@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -16,9 +16,6 @@ from asd_core.commands.options import (
     JsonOption,
     complete_data,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def doctor(
@@ -31,6 +28,8 @@ def doctor(
     with terminal.reporting(job) as progress:
         from asd_core.data import doctor as examination
 
+        if output is not None:
+            examination.require_place(output)
         report = examination.examine(folder, progress)
         if output is not None:
             examination.keep(report, output)

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 
-from asd_core.artifacts import begin, finish, is_done, read_table, write_table
+from asd_core.artifacts import begin, finish, is_done, read_table, require_own, write_table
 from asd_core.data.manifest import LABELLED, DataSet, attribute_key, attribute_text, parse_name, walk
 from asd_core.files import read_json
 from asd_core.types import (
@@ -664,8 +664,18 @@ class Kept:
     created: float  # when, s since 1970
 
 
+def require_place(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier report, as `artifacts.require_own` does."""
+    require_own(folder, "findings.parquet", "clips.parquet")
+
+
 def keep(report: Report, folder: Path) -> None:
-    """Write a report to a folder of its own; `kept` reads it."""
+    """Write a report to a folder of its own; `kept` reads it.
+
+    Raises:
+        AsdError: as of `require_place`.
+    """
+    require_place(folder)
     begin(folder)
     rows = [
         (f.severity, f.rule, RULES[f.rule].title, RULES[f.rule].advice, f.subject, f.found) for f in report.findings

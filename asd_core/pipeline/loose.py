@@ -22,6 +22,7 @@ from asd_core.artifacts import (
     read_arrays,
     read_embeddings,
     read_evidence,
+    require_own,
     write_evidence,
     write_table,
 )
@@ -139,8 +140,18 @@ def judge_files(
     return Judged(table.assign(**columns), pd.concat(near, ignore_index=True), local)
 
 
+def require_place(folder: Path) -> None:
+    """Refuse a folder that holds anything but an earlier verdict, as `artifacts.require_own` does."""
+    require_own(folder, "scores.parquet", "neighbours.parquet", "evidence-*.npz")
+
+
 def keep(judged: Judged, folder: Path, run_id: str, machine: str, section: str) -> None:
-    """Write a verdict to a folder of its own: scores.parquet, neighbours.parquet, evidence-<number>.npz by branch."""
+    """Write a verdict to a folder of its own: scores.parquet, neighbours.parquet, evidence-<number>.npz by branch.
+
+    Raises:
+        AsdError: as of `require_place`.
+    """
+    require_place(folder)
     begin(folder)
     write_table(folder / "scores.parquet", judged.table)
     write_table(folder / "neighbours.parquet", judged.neighbours)

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from asd_core.types import AsdError
 from asd_core.views.base import MICROPHONES, Channel
@@ -210,15 +211,18 @@ class Log:
         when = datetime.now(UTC).isoformat(timespec="milliseconds")
         text = "".join(json.dumps({**line, "when": when, "who": who}) + "\n" for line in lines)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            said = self.path.read_bytes()
-            if said and not said.endswith(b"\n"):
-                os.ftruncate(handle, said.rfind(b"\n") + 1)
-            os.write(handle, text.encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with FileLock(self.path.with_name(f".{self.path.name}.lock")):  # what another tab is writing is not torn
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                said = self.path.read_bytes()
+                if said and not said.endswith(b"\n"):
+                    os.ftruncate(handle, said.rfind(b"\n") + 1)
+                left = text.encode()
+                while left:  # a disk that fills up takes a part; the next try says why
+                    left = left[os.write(handle, left) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def said(self) -> list[dict[str, str]]:
         """All lines, oldest first.

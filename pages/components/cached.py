@@ -21,7 +21,12 @@ def leaderboard() -> pd.DataFrame:
 
 
 def clip_table(run: api.Run) -> pd.DataFrame:
-    return _clip_table(run.record["run_id"], str(workspace().root), api.run_stamp(run))
+    return _clip_table(run.record["run_id"], str(workspace().root), _told(run))
+
+
+def _told(run: api.Run) -> tuple[str, str]:
+    """Changes with a run, and with the recordings whose names tell the truth about its clips."""
+    return api.run_stamp(run), api.clips_stamp(workspace(), run.record["data"]["name"])
 
 
 def machine_matrix(run: api.Run) -> pd.DataFrame:
@@ -29,7 +34,7 @@ def machine_matrix(run: api.Run) -> pd.DataFrame:
 
 
 def neighbours(run: api.Run, clip_id: str, branch: str | None = None) -> pd.DataFrame:
-    return _neighbours(run.record["run_id"], clip_id, branch, str(workspace().root), api.run_stamp(run))
+    return _neighbours(run.record["run_id"], clip_id, branch, str(workspace().root), _told(run))
 
 
 def heat(run: api.Run, clip_id: str, branch: str | None = None) -> api.Heat:
@@ -51,7 +56,7 @@ def _leaderboard(root: str, stamps: tuple[str, ...]) -> pd.DataFrame:
 
 
 @st.cache_data(show_spinner=False, max_entries=8)
-def _clip_table(run_id: str, root: str, stamp: str) -> pd.DataFrame:
+def _clip_table(run_id: str, root: str, stamps: tuple[str, str]) -> pd.DataFrame:
     return api.clip_table(workspace(), runs()[run_id])
 
 
@@ -101,7 +106,7 @@ def _recordings(run_id: str, root: str, stamp: str) -> tuple[str, str]:
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _neighbours(run_id: str, clip_id: str, branch: str | None, root: str, stamp: str) -> pd.DataFrame:
+def _neighbours(run_id: str, clip_id: str, branch: str | None, root: str, stamps: tuple[str, str]) -> pd.DataFrame:
     return api.neighbours(workspace(), runs()[run_id], clip_id, branch=branch)
 
 
@@ -169,7 +174,8 @@ def _fusion_candidates(run_ids: tuple[str, ...], root: str, stamps: tuple[str, .
 
 
 def generated_sets(data: str) -> list[api.GeneratedSet]:
-    return _generated_sets(data, str(workspace().root), api.generated_stamp(workspace()))
+    stamps = api.generated_stamp(workspace()), api.config_stamp(), api.clips_stamp(workspace(), data)
+    return _generated_sets(data, str(workspace().root), stamps)
 
 
 def candidates(made: api.GeneratedSet) -> pd.DataFrame:
@@ -191,7 +197,7 @@ def matched_recording(data: str, generated: str, clip_id: str) -> api.Match | No
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
-def _generated_sets(data: str, root: str, stamp: str) -> list[api.GeneratedSet]:
+def _generated_sets(data: str, root: str, stamps: tuple[str, ...]) -> list[api.GeneratedSet]:
     return api.generated_sets(workspace(), data)
 
 
@@ -231,7 +237,7 @@ def projections(run: api.Run) -> list[api.ProjectionInfo]:
 def mapped_clips(run: api.Run, key: str, against: api.Run | None, everything: bool) -> pd.DataFrame:
     """At most `api.MOST_POINTS` of a map's clips unless `everything` is asked for. Shared: do not change it."""
     other = (against.record["run_id"], api.run_stamp(against)) if against else ("", "")
-    stamps = str(workspace().root), api.run_stamp(run), _projections_stamp()
+    stamps = str(workspace().root), *_told(run), _projections_stamp()
     return _mapped_clips(run.record["run_id"], key, other[0], everything, (*stamps, other[1]))
 
 

@@ -8,7 +8,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from asd_core import jobs
 from asd_core.types import AsdError
 
-STEPS = 200
+STEPS = 1200  # a minute: a slow browser must not miss the end
 
 
 def main() -> None:

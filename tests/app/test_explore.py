@@ -314,3 +314,11 @@ def test_disagreement_needs_another_run(mapped, open_app):
     app = open_app(mapped, "explore", run=RUN, machine="fan", colour="disagreement", other=BARE)
     assert app.selectbox(key="other_picker").value == BARE
     assert len(app.get("plotly_chart")) == 1
+
+
+def test_the_asked_map_is_shown_though_another_is_newer(mapped, open_app):
+    asked = add_map(mapped, "fan")
+    add_map(mapped, "fan", "valve")  # newer
+    app = open_app(mapped, "explore", run=RUN, machine="fan", projection=asked)
+    assert app.selectbox(key="projection_picker").value == asked
+    assert not app.warning

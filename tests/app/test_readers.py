@@ -1,5 +1,6 @@
 """What the app shows without a browser: spectrogram levels, filters, and that no learning library is loaded."""
 
+import io
 import shutil
 import subprocess
 import sys
@@ -56,6 +57,27 @@ def test_one_channel_is_served_sample_for_sample(full, built):
         served, served_rate = soundfile.read(api.sound(full, "workshop", clip_id, channel), dtype="int16")
         assert served_rate == rate
         assert (served == stored[:, number]).all()
+
+
+def test_floats_are_served_as_they_are_and_not_as_silence(full):
+    import soundfile
+
+    wave = np.random.default_rng(0).normal(0, 0.1, (16_000, 2)).astype(np.float32)
+    held = io.BytesIO()
+    soundfile.write(held, wave, 16_000, subtype="FLOAT", format="WAV")
+    one = api.take_upload(full, "a.wav", held.getvalue())
+    for number, channel in enumerate(("near", "far")):
+        served, _ = soundfile.read(api.sound(full, one.source, one.clip_id, channel), dtype="float32")
+        assert (served == wave[:, number]).all()
+
+
+def test_the_truth_is_read_again_when_recordings_come_or_go(full, built):
+    before = api.clips_stamp(full, "workshop")
+    path = built / "sounds" / "fan" / "test" / "section_00_9999.wav"
+    path.touch()
+    assert api.clips_stamp(full, "workshop") != before
+    path.unlink()
+    assert api.clips_stamp(full, "nobody") == ""
 
 
 def test_an_id_is_looked_up_and_never_a_path(full):

@@ -217,13 +217,25 @@ def tasks(workspace: api.Workspace, run_id: str, *made: tuple[str, str, list[str
     change(workspace, run_id, tasks=[{"kind": kind, "key": key} for kind, key, _ in made])
 
 
+def finish_map(workspace, key: str, made_of: list[str]) -> None:
+    folder = workspace.task("projection", key)
+    folder.mkdir(parents=True)
+    finish(folder, kind="projection", key=key, inputs=made_of)
+
+
 def test_deleting_a_run_takes_what_nothing_else_uses(full):
     train, embed, shared = ("train", "a", []), ("embed", "b", ["a"]), ("embed", "c", ["a"])
     made, judged = ("generate", "d", ["e"]), ("train", "e", [])
     tasks(full, FIRST, train, embed, ("score", "f", ["b"]), shared, made, judged)
     tasks(full, SECOND, shared)
+    for key, made_of in (("m", ["b"]), ("n", ["b", "c"])):  # maps; of the second one, a part stays
+        finish_map(full, key, made_of)
     found = api.belongings(full, run_of(full, FIRST))
-    assert dict(found.kinds) == {"embed": 1, "score": 1}, "c is of another run and was made from a; d was made from e"
+    assert dict(found.kinds) == {"projection": 1, "score": 1}, "b is on a map with c, which is of another run"
+    shutil.rmtree(full.task("projection", "n"))
+    found = api.belongings(full, run_of(full, FIRST))
+    kinds = {"embed": 1, "projection": 1, "score": 1}
+    assert dict(found.kinds) == kinds, "c is of another run and was made from a; d was made from e"
     assert found.bytes > 2000
     assert api.delete_run(full, FIRST).kinds == found.kinds
     assert not full.run(FIRST).exists()

@@ -179,6 +179,15 @@ def test_odd_levels_are_taken_with_a_word(empty, values, said):
     assert said in " ".join(api.take_upload(empty, "x.wav", samples(values)).notes)
 
 
+def test_what_was_broken_is_made_anew_when_it_is_dropped_again(empty):
+    one = api.take_upload(empty, "a.wav", payload := sound())
+    for spoil in (lambda path: (path / "upload.json").write_text("{}"), lambda path: (path / "clip.wav").unlink()):
+        spoil(empty.uploads / one.id)
+        assert api.take_upload(empty, "a.wav", payload).id == one.id
+        assert (empty.uploads / one.id / "clip.wav").is_file()
+        assert list(api.uploads(empty)) == [one.id]
+
+
 def test_a_broken_folder_is_passed_over(empty):
     one = api.take_upload(empty, "x.wav", sound())
     (empty.uploads / "0123456789abcdef").mkdir()
@@ -290,6 +299,12 @@ def test_results_are_read_and_deleted_with_their_recordings(full):
         api.scored_heats(api.scored(full)[0], one.id)
     api.delete_scored(full, both)
     assert list(api.uploads(full)) == [two.id]  # the other result is of it
+    three = api.take_upload(full, "c.wav", sound())
+    _, job_id = api.start_scoring(full, RUN, "fan", "00", [two.id, three.id])
+    api.delete_scored(full, single)
+    assert two.id in api.uploads(full), "a job waits for it"
+    api.cancel(full, job_id, force=True)
+    single = judged(full, two, three)
     api.delete_scored(full, single)
     assert not api.uploads(full)
     with pytest.raises(AsdError, match="not there any more"):

@@ -97,6 +97,12 @@ def test_preview_is_what_applying_does(generated, made):
     assert list(after["passes"][:6]) == [True, True, True, False, False, False]
     assert after["kept"].sum() == preview["kept"].sum()
     assert api.applied_rule(generated, made) == "rule 0.25–0.80"
+    time.sleep(0.002)  # lines are told apart by milliseconds
+    narrower = Rule(confidence=(0.45, 0.8))
+    assert api.apply_window(generated, made, api.candidates(generated, made), narrower) == 2
+    lines = [line for log in made.logs.values() for line in Verdicts(generated.verdicts(log)).said()]
+    assert {line["verdict"] for line in lines if line["who"] == "rule 0.45–0.80"} == {"rule"}, "it only takes back"
+    assert api.applied_rule(generated, made) == "rule 0.45–0.80"
 
 
 def test_a_rule_never_goes_over_a_person_and_can_be_taken_back(generated, made):

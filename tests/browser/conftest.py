@@ -4,7 +4,7 @@ import pytest
 
 from asd_core import api
 from tests.app import example
-from tests.browser.driver import CHROMIUM, FLAGS, PROBE, serving
+from tests.browser.driver import CHROMIUM, FIND, FLAGS, PROBE, serving
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +31,7 @@ def chromium():
 def tab(chromium):
     page = chromium.new_page(viewport={"width": 1400, "height": 900})
     page.set_default_timeout(30_000)
+    page.add_init_script(FIND)
     said: list[str] = []
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on(

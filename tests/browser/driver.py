@@ -23,6 +23,11 @@ FLAGS = [
 ]
 ROOT = Path(__file__).resolve().parents[2]
 PROBE = "_stcore/"  # on a deep link Streamlit's own front end first asks for these below the page's path and gets 404
+# the players of a page, which live in shadow roots: all of them, and the first
+FIND = """
+window.all = () => [...document.querySelectorAll('*')].map(e => e.shadowRoot?.querySelector('.player')).filter(Boolean)
+window.find = () => window.all()[0]
+"""
 
 needs_browser = [
     pytest.mark.browser,
@@ -57,3 +62,9 @@ def serving(workspace: api.Workspace, port: int = 0, script: str = "app_with_fak
 def heading(tab, text: str) -> None:
     """Wait for a heading."""
     tab.get_by_role("heading", name=text).first.wait_for()
+
+
+def settled(tab) -> None:
+    """Wait until the script has run and what it drew is there."""
+    tab.locator("[data-testid='stApp'][data-test-script-state='notRunning']").wait_for()
+    tab.wait_for_function("() => !document.querySelector('[data-stale=true]')")

@@ -52,6 +52,7 @@ def test_no_route_leaves_the_workspace(server, route):
 def test_only_this_machine_is_served(server):
     host = server.removeprefix("http://")
     assert answer(server, GOOD)[0] == 200
+    assert answer(server, GOOD, Range="bytes=0-99")[0] == 206
     assert answer(server, GOOD, Host="example.org")[0] == 400
     assert answer(server, "/", Host="example.org")[0] == 400
     upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}

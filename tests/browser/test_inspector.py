@@ -10,9 +10,6 @@ from tests.browser.driver import needs_browser
 pytestmark = needs_browser
 RUN = "logmel-knn--workshop--quick--seed0"
 CLIP = "fan/test/section_00_target_test_anomaly_0001_speed_9.wav"
-FIND = """
-window.find = () => [...document.querySelectorAll('*')].map(e => e.shadowRoot?.querySelector('.player')).find(Boolean)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +23,6 @@ def workspace(tmp_path_factory) -> api.Workspace:
 @pytest.fixture
 def opened(tab, server):
     """Results with a clip picked and its sound there."""
-    tab.add_init_script(FIND)
     tab.goto(f"{server}/results?run={RUN}&machine=fan&show=By+name&clip={CLIP}")
     until(tab, "p?.dataset.state === 'paused'")
     return tab

@@ -5,14 +5,10 @@ import re
 import pytest
 
 from tests.app import example
-from tests.browser.driver import needs_browser, serving
+from tests.browser.driver import FIND, needs_browser, serving
 
 pytestmark = needs_browser
 SECONDS = 12.0  # long enough that no clip ends while a slow machine looks elsewhere
-FIND = """
-window.all = () => [...document.querySelectorAll('*')].map(e => e.shadowRoot?.querySelector('.player')).filter(Boolean)
-window.find = () => window.all()[0]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +27,6 @@ def open_player(tab, server):
     """open_player(odd="mono", …) → the tab, with a player that has its sound (or says that it has none)."""
 
     def open_page(**query: str):
-        tab.add_init_script(FIND)
         tab.goto(f"{server}/?" + "&".join(f"{name}={value}" for name, value in query.items()))
         tab.wait_for_function("['paused', 'error'].includes(window.find()?.dataset.state)")
         return tab

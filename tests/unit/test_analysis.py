@@ -114,6 +114,9 @@ def test_a_transductive_run_is_marked_and_has_no_false_alarm_rate(tmp_path: Path
     runs = [write_run(workspace, data, "t", transductive=True), write_run(workspace, data, "p", system="plain")]
     table = analysis.leaderboard(runs, REPORTS).set_index("run_id")
     assert table["transductive"].to_dict() == {"t": True, "p": False}
+    transductive, plain = (analysis.clip_table(run, data)["percentile"] for run in runs)
+    assert transductive.isna().all(), "its scores of training clips are of another kind"
+    assert plain.notna().all()
     assert table.loc["t", "false_alarm_rate"] is None
     assert 0 <= table.loc["p", "false_alarm_rate"] <= 1
     assert set(table["title"]) == {"Invented"}, "pages and tables mark it in their own way"

@@ -264,6 +264,16 @@ def test_folder_without_machine_is_reported(tmp_path: Path, name: str | None) ->
     assert json.loads(to_json(report))["machines"] == []
 
 
+def test_a_report_is_not_written_among_other_things(root: Path, tmp_path: Path) -> None:
+    report, place = examine(root), tmp_path / "report"
+    doctor.keep(report, place)
+    doctor.keep(report, place)
+    (place / ".env").write_text("mine")
+    with pytest.raises(AsdError, match=r"holds other things, such as \.env"):
+        doctor.keep(report, place)
+    assert (place / ".env").read_text() == "mine"
+
+
 def test_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AsdError, match="is not a folder"):
         examine(tmp_path / "nowhere")

@@ -76,6 +76,10 @@ def test_a_scorer_that_names_no_metric_gets_one_and_says_which():
     assert evidence.distances(train, query, {"name": "gmm"})[1] == "cosine distance"
     standardised = {"name": "mahalanobis", "standardise": True}
     assert evidence.distances(train, query, standardised)[1] == "Euclidean distance of standardised features"
+    known, ids = EmbeddingSet(train, np.arange(9).astype(str), np.full(9, "00"), np.full(9, "source")), np.array(["q"])
+    score = KNN(standardise=True).fit(known).score(EmbeddingSet(query[None], ids, np.array(["00"]), np.array([""])))
+    own = evidence.distances(train, query, {"name": "knn", "standardise": True})[0]
+    assert own.min() == pytest.approx(score[0], rel=1e-4)
     with pytest.raises(AsdError, match="hamming"):
         evidence.distances(train, query, {"metric": "hamming"})
 

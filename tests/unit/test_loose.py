@@ -70,3 +70,16 @@ def test_what_stands_behind_a_score_is_kept(tmp_path):
         assert files.tolist() == [str(one) for one in paths]
         assert ids[evidence.clip[0]].ravel()[0] == f"fan/{names[4]}"
         assert about["of_run"], "the run has kept evidence of its test clip"
+    loose.keep(judged, tmp_path / "kept", run.record["run_id"], "fan", "00")  # over what it has written itself
+
+
+def test_a_verdict_is_not_written_among_other_things(tmp_path):
+    """Finishing a folder removes what is hidden there: of a checkout, its history."""
+    judged = loose.Judged(pd.DataFrame({"file": ["a.wav"]}), pd.DataFrame({"row": [0]}), {})
+    (tmp_path / ".git").mkdir()
+    with pytest.raises(AsdError, match=r"holds other things, such as \.git"):
+        loose.keep(judged, tmp_path, "run", "fan", "00")
+    assert [one.name for one in tmp_path.iterdir()] == [".git"]
+    (tmp_path / "file").touch()
+    with pytest.raises(AsdError, match="is a file"):
+        loose.require_place(tmp_path / "file")

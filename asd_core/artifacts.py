@@ -129,8 +129,8 @@ def require_own(folder: Path, *names: str) -> None:
     if folder.exists() and not folder.is_dir():
         raise AsdError(f"{folder} is a file. Name a new or empty folder.")
     own = ("meta.json", ".*.part", *names)
-    strange = [one.name for one in (folder.iterdir() if folder.is_dir() else ()) if not any(one.match(name) for name in own)]
-    if strange:
+    there = list(folder.iterdir()) if folder.is_dir() else []
+    if strange := [one.name for one in there if not any(one.match(name) for name in own)]:
         raise AsdError(f"{folder} holds other things, such as {min(strange)}. Name a new or empty folder.")
 
 

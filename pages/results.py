@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, charts, inspector, tables, words
+from pages.components import cached, charts, inspector, report, tables, words
 from pages.components.context import asked, link, note, page, remember, show_notes, spelled, workspace
 
 FILTERS = {"domain": [], "outcome": [], "text": ""}  # widgets and what they hold when nothing is filtered
@@ -41,7 +41,7 @@ def main() -> None:
         figures(run, own, machine, band, what_if)
         shown = clip_list(run, clips, own, machine, band, what_if)
     with top:
-        strip(run, machine, shown)
+        strip(run, other, machine, shown)
     with right:
         clip_id = asked("clip") or ""
         picked = clips[clips["clip_id"] == clip_id]
@@ -63,7 +63,7 @@ def settle(run: api.Run, machine: str) -> None:
     st.session_state["results_of"] = here
 
 
-def strip(run: api.Run, machine: str, shown: pd.DataFrame) -> None:
+def strip(run: api.Run, other: api.Run | None, machine: str, shown: pd.DataFrame) -> None:
     """What is shown, how to come back to it, and what stands against it; drawn last, when all choices are settled."""
     record = run.record
     place = "a selection" if asked("selection") else machine
@@ -81,6 +81,7 @@ def strip(run: api.Run, machine: str, shown: pd.DataFrame) -> None:
             st.caption("This view, clip and filters included:")
             st.code(link(), language=None, wrap_lines=True)
         st.button("Reset filters", key="reset", icon=":material/filter_alt_off:", type="tertiary", on_click=reset)
+        report.button(run, other)
     for sentence in record.get("notices", []):
         st.caption(f":material/info: {words.plain(sentence)}")
 

@@ -137,7 +137,8 @@ def _branch(
             embeddings_file(embedded, split, VIEW_ITSELF),
             EmbeddingSet(x, ids[split], np.full(len(clips), "00"), domains),
         )
-    finish(embedded, key=embedded.name, kind="embed", inputs=[], spec={"machine": machine, "outputs": []}, bf16=False)
+    spec = {"machine": machine, "outputs": [], "view": branch.view.spec}
+    finish(embedded, key=embedded.name, kind="embed", inputs=[], spec=spec, bf16=False)
     if has_map:
         shape = len(ids[TEST]), STRETCHES, BANDS
         start = np.arange(STRETCHES) * SECONDS / STRETCHES

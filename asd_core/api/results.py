@@ -350,13 +350,15 @@ def delete_run(workspace: Workspace, run_id: str) -> Belongings:
     """Delete a finished run and what `belongings` tells; returns what is gone. The id is looked up among the runs.
 
     Raises:
-        AsdError: there is no such run, or a job is active that may be using its parts.
+        AsdError: there is no such run, a job is active that may be using its parts, or some of them are elsewhere.
     """
     run = next((one for one in runs(workspace) if one.record["run_id"] == run_id), None)
     if run is None:
         raise AsdError(f'There is no finished run "{run_id}"; it may have been deleted.')
     with jobs.idle(workspace.jobs):
         found = belongings(workspace, run)
+        if linked := [folder for folder in found.folders if folder.is_symlink()]:
+            raise AsdError(f"{linked[0]} is a link, and what it leads to may be used elsewhere. Delete it by hand.")
         for folder in found.folders:
             (folder / "meta.json").unlink(missing_ok=True)  # unfinished from now on, whatever happens below
             shutil.rmtree(folder)

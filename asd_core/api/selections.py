@@ -73,6 +73,7 @@ def selections(workspace: Workspace, data: str) -> list[Selection]:
 def _read(path: Path) -> Selection:
     try:
         stored = read_json(path)
-        return Selection(path.stem, stored["data"], tuple(stored["ids"]), stored["where_from"], float(stored["created"]))
+        ids, created = tuple(stored["ids"]), float(stored["created"])
+        return Selection(path.stem, stored["data"], ids, stored["where_from"], created)
     except (KeyError, TypeError, ValueError) as error:
         raise AsdError(f"{path} is not a selection. Delete it and save the selection again.") from error

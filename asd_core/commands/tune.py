@@ -65,7 +65,8 @@ def tune(
     if output is not None:
         about = picked[0].record
         profiles = {run.record["profile"] for run in picked}
-        root = api.data_sets(place)[about["data"]["name"]].argument
+        known = api.data_sets(place).get(about["data"]["name"])  # fusing needs no recording
+        root = known.argument if known else about["data"]["name"]
         how = f"--data {root} --profile {profiles.pop() if len(profiles) == 1 else 'full'}"
         if lowest := min(run.record["seed"] for run in picked):
             how += f" --seeds {lowest}"

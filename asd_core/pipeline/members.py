@@ -19,6 +19,7 @@ import pandas as pd
 
 from asd_core import metrics, tuning
 from asd_core.analysis import labelled_scores
+from asd_core.analysis.runs import tuned_on as weights_tuned_on
 from asd_core.artifacts import Run, Workspace, begin, finish, write_table
 from asd_core.config import System, validate
 from asd_core.decision import DECISIONS
@@ -373,11 +374,14 @@ def fused_system(
 
     Args:
         weights: one per run, all above zero
-        tuned_on: what to say of weights that come from known labels
+        tuned_on: what to say of weights that come from known labels; what is to be said of weights inside the members
+            is added
 
     Raises:
         AsdError: the runs are not of the same clips.
     """
+    within = [(label, weights_tuned_on(run.record)) for run, label in zip(runs, labels_of(runs), strict=True)]
+    tuned_on = " ".join(filter(None, [tuned_on, *(f"{label}: {said}" for label, said in within if said)]))
     w = [round(float(share), 6) for share in shares(weights)]
     systems = [as_run(validate(System, run.record["config"], run.record["run_id"]), run.record) for run in runs]
     spec: dict[str, Any] = {"name": "weighted", "weights": w, "normalise": normalise}

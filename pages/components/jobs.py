@@ -194,9 +194,8 @@ def _buttons(job: api.Job) -> None:
                 on_click=attempt,
                 args=(api.resume, workspace(), job.id),
             )
-        else:
-            made = api.result_of(workspace(), job)
-            place = {"data": made.record["data"]["name"], "run": made.record["run_id"]} if made else None
+        elif made := api.result_of(workspace(), job):
+            place = {"data": made.record["data"]["name"], "run": made.record["run_id"]}
             st.page_link(page("results"), label="See the results", icon=":material/leaderboard:", query_params=place)
         st.button(
             "Forget",

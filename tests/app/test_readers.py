@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pytest
 from asd_core import api, config
 from asd_core.api.training import lacking_weights
 from asd_core.data.spectrogram import AXES, HOP, ROWS, position, spectrogram, ticks
+from asd_core.files import read_json, write_json
 from asd_core.types import SAMPLE_RATE, AsdError
 from pages.components import pictures
 
@@ -39,12 +41,21 @@ def test_silence_and_very_short_clips_have_a_picture():
     assert spectrogram(np.ones(10, np.float32)).shape[1] >= 1
 
 
-def test_pictures_are_made_once_and_again_when_the_file_changes(full, built):
+@pytest.fixture
+def sounds(full, built, tmp_path) -> Path:
+    """A copy of the recordings, to be changed."""
+    shutil.copytree(built / "sounds", tmp_path / "sounds")
+    about = full.dataset("workshop") / "dataset.json"
+    write_json(about, read_json(about) | {"root": str(tmp_path / "sounds")})
+    return tmp_path / "sounds"
+
+
+def test_pictures_are_made_once_and_again_when_the_file_changes(full, sounds):
     clip_id = "fan/test/section_00_source_test_normal_0000_speed_1.wav"
     first = pictures.picture(full, "workshop", "near-mel", clip_id)
     stamp = first.stat().st_mtime_ns
     assert pictures.picture(full, "workshop", "near-mel", clip_id).stat().st_mtime_ns == stamp
-    (built / "sounds" / clip_id).touch()
+    (sounds / clip_id).touch()
     assert pictures.picture(full, "workshop", "near-mel", clip_id) != first
 
 
@@ -71,12 +82,10 @@ def test_floats_are_served_as_they_are_and_not_as_silence(full):
         assert (served == wave[:, number]).all()
 
 
-def test_the_truth_is_read_again_when_recordings_come_or_go(full, built):
+def test_the_truth_is_read_again_when_recordings_come_or_go(full, sounds):
     before = api.clips_stamp(full, "workshop")
-    path = built / "sounds" / "fan" / "test" / "section_00_9999.wav"
-    path.touch()
+    (sounds / "fan" / "test" / "section_00_9999.wav").touch()
     assert api.clips_stamp(full, "workshop") != before
-    path.unlink()
     assert api.clips_stamp(full, "nobody") == ""
 
 

@@ -248,6 +248,14 @@ def test_deleting_a_run_takes_what_nothing_else_uses(full):
     assert not full.task("embed", "c").exists()
 
 
+def test_what_a_link_leads_to_is_left_alone(full, tmp_path):
+    full.run(FIRST).rename(tmp_path / "elsewhere")
+    full.run(FIRST).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AsdError, match="is a link"):
+        api.delete_run(full, FIRST)
+    assert (tmp_path / "elsewhere" / "meta.json").is_file()
+
+
 def test_only_known_runs_are_deleted_and_none_while_a_job_works(full):
     for odd in ("..", "", "../datasets", "nobody"):
         with pytest.raises(AsdError, match="no finished run"):

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from asd_core import __main__ as command_line
 from asd_core import api, config, metrics, pipeline
 from asd_core.analysis import labelled_scores
+from asd_core.analysis.runs import tuned_on
 from asd_core.artifacts import Run, Workspace, list_runs, load_run, write_table
 from asd_core.data.manifest import scan
 from asd_core.engine import local
@@ -193,6 +194,21 @@ def test_a_saved_fusion_gives_the_figures_that_were_shown(three, tmp_path) -> No
     with pytest.raises(AsdError, match="two members with weight"):
         api.save_fusion(workspace, three, "another", "ecdf", [1, 0, 0])
     assert len(list_runs(workspace)) == 4
+
+
+def test_weights_that_were_tuned_inside_a_member_are_told_of_the_fusion(three, tmp_path) -> None:
+    three[0].record["tuning"] = {"search": "grid", "said": "Tuned on its own clips.", "weights": {}}
+    run_id = api.save_fusion(Workspace(tmp_path), three[:2], "equal", "ztrain", [0.5, 0.5])
+    run = load_run(Workspace(tmp_path), run_id)
+    assert tuned_on(run.record) == "one: Tuned on its own clips."
+    assert run.record["notices"] == ["one: Tuned on its own clips."]
+
+
+def test_weights_are_tuned_though_the_recordings_are_gone(three, tmp_path) -> None:
+    arguments = ["tune", "r1", "r2", "--by-run", "--workspace", str(tmp_path), "--output", str(tmp_path / "both.yaml")]
+    told = CliRunner().invoke(command_line.app, arguments)
+    assert told.exit_code == 0, told.exception
+    assert f"--data {three[0].record['data']['name']} " in told.output
 
 
 def test_generated_clips_are_kept_where_all_have_them_and_told_where_not(three) -> None:

@@ -179,6 +179,31 @@ def test_broken_folders_are_passed_over(folder):
     assert jobs.reconcile(folder / "absent") == []
 
 
+def test_a_long_work_plots_fewer_points(tmp_path):
+    """Pages read the whole curve again and again."""
+    write_json(tmp_path / "spec.json", {"title": "", "key": "", "arguments": [], "created": 0})
+    with jobs.reporting(tmp_path) as progress:
+        progress.began -= 40_000  # s ago: a point every ten seconds
+        progress(0.1, "training", loss=1.0)
+        progress.plotted -= 5
+        progress(0.2, "training", loss=2.0)
+        progress.plotted -= 6
+        progress(0.3, "training", loss=3.0)
+    assert [row["loss"] for row in jobs.metrics(tmp_path)] == [1.0, 3.0]
+
+
+def test_nobody_starts_while_the_queue_is_held(folder):
+    with ThreadPoolExecutor() as pool:
+        with jobs.idle(folder):
+            started = pool.submit(jobs.start, folder, ["work"], "Work", "1")
+            time.sleep(0.2)
+            assert not started.done()
+            assert jobs.list_jobs(folder) == []
+        started.result(timeout=20)
+    with pytest.raises(AsdError, match="queued or running"), jobs.idle(folder):
+        pass
+
+
 def test_cancelled_reaches_the_work_and_is_recorded(tmp_path):
     (tmp_path / "CANCEL").touch()
     write_json(tmp_path / "spec.json", {"title": "", "key": "", "arguments": [], "created": 0})

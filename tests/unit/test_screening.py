@@ -1,6 +1,8 @@
 """Every check rejects what it is there for and nothing else; rules, quotas and verdicts can be applied again."""
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 
 import numpy as np
@@ -403,6 +405,13 @@ def test_a_torn_line_was_never_said(tmp_path, lost):
     log.add("b", "drop", "me")
     assert log.effective() == {"a": "keep", "b": "drop"}
     assert [json.loads(line)["clip"] for line in path.read_text().splitlines()] == ["a", "b"]
+
+
+def test_what_several_tabs_say_at_once_is_all_there(tmp_path):
+    clips = [f"clip {number}" for number in range(2000)]  # more than a page of the disk
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda who: Verdicts(tmp_path / "log").add_all(clips, "keep", who), "abcdefgh"))
+    assert Counter(line["who"] for line in Verdicts(tmp_path / "log").said()) == dict.fromkeys("abcdefgh", 2000)
 
 
 def test_a_damaged_line_is_named(tmp_path):

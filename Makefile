@@ -39,9 +39,10 @@ arch: $(VENV)/ready-dev
 fmt: $(VENV)/ready-dev ## format and tidy imports
 	@$(PY) -m ruff format . && $(PY) -m ruff check --fix .
 
-bench: $(VENV)/ready ## speed and memory of the hot paths, as ratios; PEER=--peer-beats PATH adds the official code
+bench: $(VENV)/ready-dev ## speed and memory of the hot paths, as ratios; PEER=--peer-beats PATH adds the official code
 	@$(PY) -m tests.bench
 	@$(PY) -m tests.bench_encoders $(PEER)
+	@$(PY) -m tests.bench_app
 
 clean: ## caches and unfinished work; runs and trained networks stay
 	@rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

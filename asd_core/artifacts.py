@@ -21,11 +21,12 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
@@ -47,6 +48,7 @@ RECORDED_PACKAGES = (
 )
 
 EVIDENCE = tuple(part.name for part in fields(Evidence))
+MIXED = "mixed"  # the profile of a fusion whose members are of several
 UNREADABLE = (ValueError, EOFError, BadZipFile)  # what numpy raises for pickles and for damaged files
 
 
@@ -62,6 +64,10 @@ class Workspace:
 
     def dataset(self, name: str) -> Path:
         return self.root / "datasets" / name
+
+    def fusion(self, name: str) -> Path:
+        """Where the system of a saved fusion is written."""
+        return self.root / "systems" / f"{name}.yaml"
 
     def verdicts(self, log: str) -> Path:
         return self.root / "verdicts" / f"{log}.jsonl"
@@ -92,7 +98,7 @@ class Workspace:
         """One writer per folder. A second process waits, calling `waiting` every second, and then finds the
         work done."""
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        lock = _lock(folder)
         while True:
             try:
                 lock.acquire(timeout=1)
@@ -104,16 +110,41 @@ class Workspace:
         finally:
             lock.release()
 
+    @contextmanager
+    def unused(self, folders: Iterable[Path]) -> Iterator[None]:
+        """Several folders locked at once, to be deleted, without waiting for anybody.
+
+        Raises:
+            AsdError: somebody works on one of them.
+        """
+        with ExitStack() as held:
+            for folder in dict.fromkeys(folders):
+                try:
+                    held.enter_context(_lock(folder).acquire(timeout=0))
+                except Timeout as error:
+                    raise AsdError(
+                        f"{folder} is being worked on, perhaps by a command in a terminal. Wait for it or end it first."
+                    ) from error
+            yield
+
+    def unfinished(self) -> list[Path]:
+        """Folders of tasks that are being worked on, or were left by a process that ended."""
+        return [folder for folder in (self.root / "tasks").glob("*/*") if folder.is_dir() and not is_done(folder)]
+
     def clean(self) -> int:
         """Delete caches and the remains of unfinished tasks that nobody works on; returns how many."""
         shutil.rmtree(self.cache, ignore_errors=True)
-        remains = [folder for folder in (self.root / "tasks").glob("*/*") if folder.is_dir() and not is_done(folder)]
         removed = 0
-        for folder in remains:
-            with suppress(Timeout), FileLock(folder.with_name(f".{folder.name}.lock"), timeout=0):
-                shutil.rmtree(folder)
-                removed += 1
+        for folder in self.unfinished():
+            with suppress(Timeout), _lock(folder).acquire(timeout=0):
+                if not is_done(folder):  # it may have been finished since
+                    shutil.rmtree(folder)
+                    removed += 1
         return removed
+
+
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder.with_name(f".{folder.name}.lock"))
 
 
 def require_own(folder: Path, *names: str) -> None:
@@ -280,6 +311,24 @@ def load_run(workspace: Workspace, run_id: str) -> Run:
     if run_id not in known or not is_done(workspace.run(run_id)):
         raise AsdError(f'There is no finished run "{run_id}" in {workspace.root}. `python -m asd_core run` makes one.')
     return Run(workspace.run(run_id), read_json(workspace.run(run_id) / "run.json"))
+
+
+def how_again(run: Run, data: str = "") -> str:
+    """The command that makes a run's results again.
+
+    A saved fusion is no system of configs/systems, so it is run from its file: as it stands there, which is what "full"
+    means, where its members were of several profiles.
+
+    Args:
+        data: what to say for the data set where its name is not enough
+    """
+    about = run.record
+    system, profile = about["system"], "full" if about["profile"] == MIXED else about["profile"]
+    path = Workspace(run.folder.parents[1]).fusion(system)
+    if about.get("members") or path.is_file():  # what was run from the file has no members
+        system = str(path)
+    words = ["python", "-m", "asd_core", "run", system, "--data", data or about["data"]["name"], "--profile", profile]
+    return shlex.join([*words, "--seeds", str(about["seed"])])
 
 
 def list_runs(workspace: Workspace) -> list[Run]:

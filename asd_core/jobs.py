@@ -7,6 +7,7 @@
       process.json   pid, start time and host of the process that works on it; absent while queued
       queue.json     its turn, if it was moved in the queue; without it, jobs take turns as they were made
       state.json     written by the worker: fraction, message, latest numbers, heartbeat
+      resumed.json   how far it was when it was resumed; absent before that
       metrics.jsonl  one line per reported set of numbers
       log.txt        what the process printed
       CANCEL         a wish
@@ -67,6 +68,7 @@ class Job:
     state: str
     created: float
     fraction: float = 0.0
+    resumed_at: float = 0.0  # fraction that was done before it was resumed
     message: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     position: int = 0  # in the queue, from 1; 0 when not queued
@@ -87,9 +89,10 @@ class Job:
     @property
     def remaining(self) -> float | None:
         """Estimated seconds to go; None while too little is done to tell."""
-        if self.state != RUNNING or self.fraction < 0.02:
+        worked = self.fraction - self.resumed_at
+        if self.state != RUNNING or worked < 0.02:
             return None
-        return self.seconds * (1 - self.fraction) / self.fraction
+        return self.seconds * (1 - self.fraction) / worked
 
     @property
     def cancelling_for(self) -> float:
@@ -181,8 +184,10 @@ def cancel(folder: Path, force: bool = False) -> None:
 def resume(folder: Path) -> None:
     """Queue a stopped job again: the same command finds what was finished and goes on from there."""
     with _lock(folder.parent):
-        if read(folder).is_active:
+        job = read(folder)
+        if job.is_active:
             return
+        write_json(folder / "resumed.json", {"fraction": job.fraction})
         for name in ("result.json", "process.json", "state.json", "CANCEL"):
             (folder / name).unlink(missing_ok=True)
         _advance(folder.parent)
@@ -248,6 +253,7 @@ def _read(folder: Path) -> Job:
     process = _optional(folder / "process.json")
     state = _optional(folder / "state.json")
     result = _optional(folder / "result.json")
+    before = _optional(folder / "resumed.json").get("fraction", 0.0)
     if result:
         name = result["state"]
     elif not process:
@@ -263,7 +269,8 @@ def _read(folder: Path) -> Job:
         state=name,
         created=spec["created"],
         turn=_optional(folder / "queue.json").get("turn", spec["created"]),
-        fraction=1.0 if name == DONE else state.get("fraction", 0.0),
+        fraction=1.0 if name == DONE else state.get("fraction") or before,  # 0 while it looks for what is finished
+        resumed_at=before,
         message=result.get("message") or state.get("message", ""),
         values=state.get("values", {}),
         started=process.get("started"),

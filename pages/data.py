@@ -84,7 +84,7 @@ def by_machine(found: api.Inventory, machines: list[str], machine: str) -> None:
         shown,
         key="machines",
         hide_index=True,
-        selection_mode="single-row-required",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick("machine", machines, "machines"),
         height="content",
         placeholder="–",
@@ -134,7 +134,7 @@ def by_machine(found: api.Inventory, machines: list[str], machine: str) -> None:
 
 def pick(key: str, options: list[str], table: str) -> None:
     row = tables.picked_row(table)
-    if row is not None and row < len(options):
+    if row is not None and row < len(options) and options[row]:  # "" stands for what cannot be shown
         remember(key, options[row])
 
 
@@ -148,7 +148,7 @@ def sound_quality(data: str, found: api.Inventory, machine: str) -> None:
             jobs.panel(job.id)
     if checked is None:
         return
-    findings(checked)
+    findings(data, found, checked)
     st.header("Near and far microphone")
     both = checked.microphones
     if both.empty:
@@ -219,8 +219,8 @@ def start_check(data: str) -> None:
     api.start_check(workspace(), data)
 
 
-def findings(checked: api.Check) -> None:
-    """By rule; the files of the picked one below."""
+def findings(data: str, found: api.Inventory, checked: api.Check) -> None:
+    """By rule; the files of the picked one below, and of these the picked clip beside them."""
     if checked.findings.empty:
         st.success("Nothing to complain about.", icon=":material/check_circle:")
         return
@@ -243,21 +243,45 @@ def findings(checked: api.Check) -> None:
         shown,
         key="rules",
         hide_index=True,
-        selection_mode="single-row-required",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick("rule", names, "rules"),
         height="content",
         alt=f"{len(shown)} kinds of findings; pick one to list its files",
     )
     own = checked.findings[checked.findings["rule"] == rule]
+    title = str(rules.loc[rule, "title"])
+    listed = own.head(PER_PAGE)
+    ids = list(dict.fromkeys(listed.loc[listed["subject"].isin(found.clips["clip_id"]), "subject"]))
+    if not ids:
+        left = st.container()
+    else:
+        left, right = st.columns([3, 2], gap="large")
+        if asked("clip") not in ids:
+            remember("clip", ids[0])
+        with right:
+            inspector.show(data, asked("clip") or "", None, None, ids)
+    with left:
+        subjects(listed, ids, title)
+        if len(own) > PER_PAGE:
+            st.caption(
+                f"The first {PER_PAGE} of {len(own):,}. The command line lists all: `python -m asd_core doctor`."
+            )
+
+
+def subjects(listed: pd.DataFrame, ids: list[str], title: str) -> None:
+    """Where something was found; those of them that are clips can be picked."""
+    names = list(listed["subject"])
+    if ids:
+        tables.pick_row("subjects", names.index(asked("clip")))
     st.dataframe(
-        pd.DataFrame({"File or machine": own["subject"], "Found": own["found"]}).head(PER_PAGE),
-        key="subjects",
+        pd.DataFrame({"File or machine": names, "Found": listed["found"].to_numpy()}),
+        key="subjects" if ids else "subjects_without_sound",
         hide_index=True,
-        height="content" if len(own) <= 8 else 300,
-        alt=f"Where this was found: {rules.loc[rule, 'title']}",
+        selection_mode=tables.ROWS,
+        on_select=(lambda: pick("clip", [one if one in ids else "" for one in names], "subjects")) if ids else "ignore",
+        height="content" if len(names) <= 8 else 560 if ids else 300,
+        alt=f"Where this was found: {title}" + ("; pick a clip to see and hear it" if ids else ""),
     )
-    if len(own) > PER_PAGE:
-        st.caption(f"The first {PER_PAGE} of {len(own):,}. The command line lists all: `python -m asd_core doctor`.")
 
 
 def clips(data: str, found: api.Inventory, machine: str) -> None:
@@ -317,7 +341,7 @@ def clip_list(data: str, found: api.Inventory, machine: str) -> list[str]:
         hide_index=True,
         row_height=44,
         height=640 if len(shown) > 12 else "content",
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick("clip", page_ids, "recordings"),
         lazy=False,
         column_config={

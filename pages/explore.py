@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, charts, clip_map, inspector, jobs, pictures, tables, words
+from pages.components import cached, charts, clip_map, inspector, jobs, pictures, selections, tables, words
 from pages.components.context import asked, note, page, picker, remember, show_notes, workspace
 
 COLOURS = {
@@ -178,18 +178,30 @@ def pick_colour(run: api.Run, info: api.ProjectionInfo) -> tuple[str, api.Run | 
     data = run.record["data"]["name"]
     others = [one for one, other in cached.runs().items() if other.record["data"]["name"] == data]
     others.remove(run.record["run_id"])
-    if not others:
+    compared = [one for one in others if not cached.runs()[one].record.get("transductive")]
+    is_transductive = bool(run.record.get("transductive"))
+    if is_transductive:
+        del titles["percentile"]
+    if is_transductive or not compared:
         del titles["disagreement"]
     default = "domain" if len(info.spec["machines"]) == 1 else "machine"
     left, right = st.columns(2)
     with left:
         colour = picker("colour", "Colour", list(titles), default, lambda name: titles[name])
+    show_notes()  # a colour in the address may be one of those that there are not
     if not known:
         right.caption("Label and outcome give no colour: these clips carry no labels.")
+    if is_transductive:
+        right.caption(
+            "Percentile and disagreement give no colour: this run's scores depend on the other test clips, so they have no "
+            "percentile among the training clips."
+        )
+    elif others and not compared:
+        right.caption("Disagreement gives no colour: all other runs on these data are transductive, without any.")
     if colour != "disagreement":
         return colour, None
     with right:
-        return colour, cached.runs()[picker("other", "With the run", others, others[0])]
+        return colour, cached.runs()[picker("other", "With the run", compared, compared[0])]
 
 
 def unselected(clips: pd.DataFrame, machine: str) -> list[str]:
@@ -226,7 +238,8 @@ def draw(
     everything: bool,
     clip_id: str,
 ) -> None:
-    stamps = api.run_stamp(run), against and api.run_stamp(against)
+    of_truth = api.clips_stamp(workspace(), run.record["data"]["name"])
+    stamps = api.run_stamp(run), against and api.run_stamp(against), of_truth
     facts = [info.key, stamps, colour, contours, everything]
     if facts != st.session_state.get("figure_facts"):  # another figure has to show by itself what is selected
         st.session_state["figure_facts"] = facts
@@ -307,9 +320,14 @@ def selection_of(run: api.Run, clips: pd.DataFrame) -> list[str]:
 
 def panel(run: api.Run, info: api.ProjectionInfo, clips: pd.DataFrame, picked: list[str], colour: str) -> None:
     st.header("Selection")
-    take_group(clips, colour)
+    with st.container(horizontal=True):
+        take_group(clips, colour)
+        selections.pick(run.record["data"]["name"], lambda: None if asked("selection") else take([]))
     if not picked:
-        st.info("Nothing is selected. Draw round some points with the lasso or the box, or take a whole group.")
+        if asked("selection"):
+            st.info("No clip of the saved selection is on this map.")
+        else:
+            st.info("Nothing is selected. Draw round some points with the lasso or the box, or take a whole group.")
         return
     buttons(run, info, picked)
     chosen = clips["clip_id"].isin(picked).to_numpy()
@@ -401,6 +419,9 @@ def comparison(clips: pd.DataFrame, chosen: np.ndarray) -> None:
 
 
 def scores(clips: pd.DataFrame, chosen: np.ndarray) -> None:
+    if clips["percentile"].isna().all():
+        st.caption("Nothing to compare: generated clips and those of a transductive run have no percentile.")
+        return
     st.plotly_chart(
         charts.percentile_shares(api.percentile_shares(clips, chosen)),
         key="selection_shares",
@@ -432,7 +453,7 @@ def clip_list(run: api.Run, clips: pd.DataFrame, picked: list[str]) -> None:
         column_config=config,
         row_height=44,
         height=420 if len(ids) > 8 else "content",
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=pick,
         lazy=False,
         alt=f"{len(ids)} selected clips; pick a row to see and hear the clip",

@@ -38,19 +38,11 @@ def make_package() -> None:
         return
     machines = thresholds(picked)
     values, report = details(picked, machines)
-    problems = api.package_problems(values)
+    lacking = missing(api.package_problems(values), report, machines)
     step(4, "Check and download")
-    if problems:
-        st.info(words.plain(f"Still missing or not in the right form: {missing(problems)}."))
-    if not machines:
-        st.info("Choose at least one machine in step 2.")
-    if st.button(
-        "Build and check",
-        key="build",
-        type="primary",
-        icon=":material/package_2:",
-        disabled=bool(problems or not machines),
-    ):
+    if lacking:
+        st.info(f"Still missing or not in the right form: {lacking}.")
+    if st.button("Build and check", key="build", type="primary", icon=":material/package_2:", disabled=bool(lacking)):
         build(values, report)
     built = st.session_state.get("built")
     if built and built["values"] == values:
@@ -60,23 +52,27 @@ def make_package() -> None:
 
 
 def step(number: int, title: str) -> None:
-    st.header(f"{number} · {title}")
+    st.header(f"{number} · {title}", anchor=f"step-{number}")
 
 
 def pick_runs(finished: dict[str, api.Run]) -> list[api.Run]:
     step(1, f"Systems (up to {MOST})")
+    ranked = cached.fusion_candidates(tuple(finished)).set_index("run_id")
 
     def describe(run_id: str) -> str:
-        record = finished[run_id].record
+        record, omega = finished[run_id].record, ranked["omega"][run_id]
         name = words.marked(record["system"], bool(record.get("transductive")))
-        return f"{name} · {record['data']['name']} · {record['profile']} · seed {record['seed']}"
+        measured = "no labels" if pd.isna(omega) else f"Ω {words.percent(omega)}"
+        return f"{name} · {measured} · {record['data']['name']} · {record['profile']} · seed {record['seed']}"
 
     ids = st.multiselect(
         "Runs, in the order in which they are numbered",
-        list(finished),
-        default=list(cached.leaderboard()["run_id"].head(1)),
+        list(ranked.index),
+        default=list(ranked.index[:1]),
         format_func=describe,
         max_selections=MOST,
+        select_all=False,
+        help="The list begins with the best; runs over fewer machines stand at its end.",
         placeholder="Choose one to four runs",
         key="export_runs",
         persist_state="session",
@@ -156,7 +152,9 @@ def details(picked: list[api.Run], machines: list[str]) -> tuple[dict[str, Any],
             persist_state="session",
             help="Part of the label; letters, digits, hyphens.",
         )
-        report = st.file_uploader("Technical report (PDF)", type=["pdf"], key="report", max_upload_size=20)
+        report = st.file_uploader(
+            "Technical report (PDF)", type=["pdf"], key="report", max_upload_size=20, help="A package must hold one."
+        )
     last_name = label_part(next(author["lastname"] for author in authors if author["corresponding"]))
     if last_name and institute:
         st.caption(f"The label of the first system will read `{last_name}_{institute}_task2_1`.")
@@ -227,7 +225,7 @@ def system_names(picked: list[api.Run]) -> list[dict[str, Any]]:
     systems = []
     for number, run in enumerate(picked, 1):
         record = run.record
-        name_column, short_column = st.columns([3, 1])
+        name_column, short_column, count_column = st.columns([5, 2, 3])
         name = name_column.text_input(
             f"System {number}: name", value=record["title"], key=f"name_{number}_{record['run_id']}"
         )
@@ -237,7 +235,18 @@ def system_names(picked: list[api.Run]) -> list[dict[str, Any]]:
             key=f"short_{number}_{record['run_id']}",
             help="At most 10 characters.",
         )
-        systems.append({"name": name, "abbreviation": short_name, "runs": [record["run_id"]]})
+        parameters = count_column.number_input(
+            "Parameters",
+            value=None,
+            min_value=0,
+            step=1,
+            placeholder="counted",
+            key=f"parameters_{number}_{record['run_id']}",
+            help="Of all its networks. Left empty, they are counted where the run recorded them. Without a network: 0.",
+        )
+        systems.append(
+            {"name": name, "abbreviation": short_name, "runs": [record["run_id"]], "total_parameters": parameters}
+        )
     st.caption("Features, networks and decision rule are filled in from each run's configuration.")
     return systems
 
@@ -271,11 +280,36 @@ def readable(problem: str) -> str:
     return LABELS.get(place, message or problem)
 
 
-def missing(problems: list[str]) -> str:
-    """What the form still lacks; without a last name there is no label either, which need not be said twice."""
+def missing(problems: list[str], report: bytes | None, machines: list[str]) -> str:
+    """What the form still lacks, as Markdown with links to the steps; without a last name there is no label either,
+    which need not be said twice."""
     if any(problem.startswith("authors.") and ".lastname" in problem for problem in problems):
         problems = [problem for problem in problems if not problem.startswith("last_name")]
-    return ", ".join(dict.fromkeys(map(readable, problems)))
+    lacks = [] if machines else ["[at least one machine (step 2)](#step-2)"]
+    said = [*dict.fromkeys(map(readable, problems)), *([] if report else ["technical report (PDF)"])]
+    return ", ".join([*lacks, *(f"[{words.plain(one)}](#step-3)" for one in said)])
+
+
+STEPS = {  # where findings of a rule are mended: step and what to look at there
+    "label": (3, "last name and institute"),
+    "csv": (1, "runs"),
+    "score": (1, "runs"),
+    "decision": (2, "machines and thresholds"),
+    "meta.authors": (3, "authors"),
+    "meta.fields": (3, "names and parameters of the systems"),
+    "meta.types": (3, "names and parameters of the systems"),
+    "meta.results": (1, "runs on the development machines"),
+    "report": (3, "technical report"),
+}
+
+
+def mending(found: pd.DataFrame) -> str:
+    """Links to the steps of the form that findings are about, as Markdown; "" for none."""
+    rules = found.loc[found["ok"] != "pass", "rule"]
+    places = [STEPS.get(rule) or STEPS.get(rule.partition(".")[0]) for rule in rules]
+    return ", ".join(
+        f"[{what} (step {number})](#step-{number})" for number, what in dict.fromkeys(filter(None, places))
+    )
 
 
 def build(values: dict[str, Any], report: bytes | None) -> None:
@@ -353,6 +387,8 @@ def show_package(package: api.BuiltPackage, where: str) -> None:
         )
         st.caption(f"{package.name} · {words.size(package.size)} · SHA-256 `{package.sha256}`")
     check_list(found, where)
+    if where == "new" and (links := mending(found)):
+        st.markdown(f"To mend them: {links}.")
     changes(package, where)
 
 
@@ -443,13 +479,12 @@ def check_list(found: pd.DataFrame, where: str) -> None:
     """The verdict in one line, then what is wrong, then everything."""
     counts = found["ok"].value_counts()
     failed, warned = int(counts.get("fail", 0)), int(counts.get("warn", 0))
+    worth = f"{warned} {'is' if warned == 1 else 'are'} worth a look."
     if failed:
-        st.error(
-            f"{failed} findings stand in the way" + (f", {warned} are worth a look." if warned else "."),
-            icon=":material/cancel:",
-        )
+        standing = "1 finding stands" if failed == 1 else f"{failed} findings stand"
+        st.error(f"{standing} in the way" + (f", {worth}" if warned else "."), icon=":material/cancel:")
     elif warned:
-        st.warning(f"Every rule is kept; {warned} findings are worth a look.", icon=":material/warning:")
+        st.warning(f"Every rule is kept; {worth}", icon=":material/warning:")
     else:
         st.success("Every rule is kept.", icon=":material/check_circle:")
     st.dataframe(

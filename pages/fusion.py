@@ -15,7 +15,7 @@ HOW = "Weighted mean of the members' scores, brought to one scale machine by mac
 def main() -> None:
     st.title("Fusion")
     data = asked("data") or ""
-    own = {run_id: run for run_id, run in cached.runs().items() if run.record["data"]["name"] == data}
+    own = runs_on(data)
     with st.container(horizontal=True, vertical_alignment="center"):
         if own:
             words.kind_badge(next(iter(own.values())).record["data"]["kind"])
@@ -46,6 +46,10 @@ def main() -> None:
     turned(aligned, own[reference], weights)
 
 
+def runs_on(data: str) -> dict[str, api.Run]:
+    return {run_id: run for run_id, run in cached.runs().items() if run.record["data"]["name"] == data}
+
+
 def pick_members(own: dict[str, api.Run]) -> tuple[str, ...]:
     """Runs of the data set with their figures; the picked ones stand in the address."""
     table = cached.fusion_candidates(tuple(own))
@@ -57,9 +61,8 @@ def pick_members(own: dict[str, api.Run]) -> tuple[str, ...]:
     if len(known) > api.MOST_MEMBERS:
         note(f"A fusion takes {api.MOST_MEMBERS} runs at most. Left out: {', '.join(known[api.MOST_MEMBERS :])}.")
         known = known[: api.MOST_MEMBERS]
-    if not known and wanted != ["none"]:  # the best two systems
-        known = list(table.drop_duplicates("system")["run_id"].head(2))
-        known += [one for one in ids if one not in known][: 2 - len(known)]
+    if not known and wanted != ["none"]:
+        known = api.best_candidates(table)
     picked = tuple(one for one in ids if one in known)
     remember("members", ",".join(picked))
     st.header("Members")
@@ -95,6 +98,8 @@ def pick_members(own: dict[str, api.Run]) -> tuple[str, ...]:
 
 
 def members_picked(ids: list[str]) -> None:
+    if tables.is_echo("member_table"):
+        return
     rows = [row for row in sorted(tables.picked_rows("member_table")) if row < len(ids)]
     remember("members", ",".join(ids[row] for row in rows) or "none")
     for key in ("weights", "clip"):
@@ -117,6 +122,8 @@ def bring_together(ids: tuple[str, ...]) -> api.Aligned | None:
             "Transductive: a clip's score depends on the other test clips. Not for a running machine.",
             icon=":material/warning:",
         )
+    for sentence in api.overlaps(workspace(), [cached.runs()[run_id] for run_id in ids]):
+        st.warning(words.plain(sentence), icon=":material/join_inner:")
     for sentence in aligned.missing:
         st.warning(f"{words.plain(sentence)} Figures are over the clips that all have.", icon=":material/warning:")
     return aligned
@@ -240,7 +247,7 @@ def worth(
     )
     contributions(figures)
     if found:
-        elsewhere(found, aligned, weights)
+        elsewhere(found, aligned, picked, weights)
 
 
 def headline(figures: api.FusionFigures, interval: tuple[tuple[float, float], tuple[float, float]] | None) -> None:
@@ -278,7 +285,10 @@ def cautions(
         elif most < 0:
             st.warning(f"{words.plain(figures.best)} alone is better than this fusion.", icon=":material/warning:")
     if told := api.told_of_weights(picked, aligned.names, weights, found):
-        told = told.removesuffix(str(found["said"])).strip() if found else told  # what follows from it stands below
+        told = told.partition(str(found["said"]))[0].strip() if found else told  # what follows from it stands below
+        st.warning(words.plain(told), icon=":material/label:")
+    candidates = cached.fusion_candidates(tuple(runs_on(picked[0].record["data"]["name"])))
+    for told in api.told_of_members(picked, aligned.names, candidates):
         st.warning(words.plain(told), icon=":material/label:")
     for sentence in aligned.left_out:
         st.caption(words.plain(sentence))
@@ -303,11 +313,11 @@ def contributions(figures: api.FusionFigures) -> None:
             "Ω without it", format="%.2f", help="Of the other members, with their weights as they are to each other"
         ),
         "Contribution": st.column_config.NumberColumn(
-            "Contribution", format="%+.2f", help="Ω of the fusion minus Ω without this member, in points"
+            "Contribution", help="Ω of the fusion minus Ω without this member, in points"
         ),
     }
     st.dataframe(
-        shown,
+        shown.style.format(words.points, subset=["Contribution"], na_rep="–"),
         key="contributions",
         hide_index=True,
         column_config=columns,
@@ -316,8 +326,8 @@ def contributions(figures: api.FusionFigures) -> None:
     )
 
 
-def elsewhere(found: dict[str, object], aligned: api.Aligned, weights: list[float]) -> None:
-    """What tuning would be worth on machines it has not seen."""
+def elsewhere(found: dict[str, object], aligned: api.Aligned, picked: list[api.Run], weights: list[float]) -> None:
+    """What tuning would be worth on machines left out of it."""
     summary = api.suggestion_figures(found)
     suggested = api.suggested_weights(found, aligned.names)
     with st.container(border=True):
@@ -328,17 +338,16 @@ def elsewhere(found: dict[str, object], aligned: api.Aligned, weights: list[floa
         used = " They are on the sliders." if suggested == weights else ""
         st.markdown(f"Suggested: {told}.{used}")
         st.dataframe(
-            summary,
+            summary.style.format(words.points, subset=["Tuned minus this"], na_rep="–"),
             key="elsewhere",
             hide_index=True,
-            column_config={
-                "Ω": st.column_config.NumberColumn("Ω", format="%.2f"),
-                "Tuned minus this": st.column_config.NumberColumn(format="%+.2f"),
-            },
+            column_config={"Ω": st.column_config.NumberColumn("Ω", format="%.2f")},
             placeholder="–",
-            alt="Ω of tuned weights on machines they were not tuned on, beside equal weights and the best single member",
+            alt="Ω of weights tuned without each machine, beside equal weights and the best single member",
         )
         st.caption(words.plain(str(found["said"])))
+        if told := api.told_of_left_out(picked):
+            st.warning(words.plain(told), icon=":material/label:")
 
 
 def turned(aligned: api.Aligned, reference: api.Run, weights: list[float]) -> None:
@@ -388,7 +397,7 @@ def pick_flip(table: pd.DataFrame, name: str) -> str:
         shown,
         key="flips",
         hide_index=True,
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=lambda: flip_picked(ids),
         height=440 if len(shown) > 11 else "content",
         lazy=False,

@@ -8,6 +8,7 @@ from pages.components import cached, jobs, tour, words
 from pages.components.context import page, remember, workspace
 
 ACTIONS = {
+    "data": ("Data", ":material/database:", page("data")),
     "train": ("Train", ":material/model_training:", page("train")),
     "results": ("Results", ":material/leaderboard:", page("results")),
     "weights": ("Weights", ":material/download:", page("weights")),
@@ -50,7 +51,10 @@ def best_results() -> None:
             words.kind_badge(leader.kind)
             figure = f"Ω {words.percent(leader.omega)} ± {words.percent(leader.half_width)}"
             title = words.marked(leader.title, leader.transductive)
-            st.markdown(f"**{title}**  \n{'No labels' if pd.isna(leader.omega) else figure} on {leader.data}")
+            measured = "No labels" if pd.isna(leader.omega) else figure
+            st.markdown(
+                f"**{words.plain(leader.system)}** · {words.plain(title)}  \n{measured} on {words.plain(leader.data)}"
+            )
             st.page_link(
                 page("results"),
                 label="See and hear it",

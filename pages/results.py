@@ -7,15 +7,20 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from asd_core import api
-from pages.components import cached, charts, inspector, report, tables, words
-from pages.components.context import asked, link, note, page, remember, show_notes, spelled, workspace
+from pages.components import cached, charts, inspector, report, selections, tables, words
+from pages.components.context import asked, hold, link, note, page, remember, show_notes, spelled, workspace
 
 FILTERS = {"domain": [], "outcome": [], "text": ""}  # widgets and what they hold when nothing is filtered
+PRESET_KEYS = ("show", "show_unlabelled", "show_saved")
+ROWS_HIGH = 6 * 35 + 2  # pixels: a head and five rows, so that clip and list are in view below
 DOMAIN_OF = {tables.FIGURES["auc_source"]: ["source"], tables.FIGURES["auc_target"]: ["target"]}
 
 
 def main() -> None:
-    st.title("Results")
+    st.space("small")  # the bar at the top
+    title = st.container(horizontal=True, vertical_alignment="center")
+    with title:
+        st.title("Results", width="content")
     for sentence in api.broken_runs(workspace()):
         st.warning(f"A run folder is broken and left out. {words.plain(sentence)}", icon=":material/broken_image:")
     run = cached.runs().get(asked("run") or "")
@@ -27,9 +32,16 @@ def main() -> None:
     settle(run, machine)
     clips = cached.clip_table(run)
     own = clips[clips["machine"] == machine]
-    top, banner = st.container(), st.container()
-    leaderboard(run)
-    other = compared(run)
+    banner = st.container()
+    left, right = st.columns(2, gap="medium", vertical_alignment="bottom")
+    with left:
+        said = leaderboard(run)
+    with right:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.header("Machines", width="content")
+            other = compared(run)
+        said += machines(run, other, machine)
+    st.caption(" ".join(said))
     if other:
         clips = api.beside(clips, cached.clip_table(other))
         own = clips[clips["machine"] == machine]
@@ -37,10 +49,9 @@ def main() -> None:
     band, what_if = score_band(), threshold()
     left, right = st.columns([3, 2], gap="large")
     with left:
-        machines(run, other, machine)
-        figures(run, own, machine, band, what_if)
         shown = clip_list(run, clips, own, machine, band, what_if)
-    with top:
+        figures(run, own, machine, band, what_if)
+    with title:
         strip(run, other, machine, shown)
     with right:
         clip_id = asked("clip") or ""
@@ -68,26 +79,25 @@ def strip(run: api.Run, other: api.Run | None, machine: str, shown: pd.DataFrame
     record = run.record
     place = "a selection" if asked("selection") else machine
     domains = st.session_state.get("domain") or []
-    with st.container(horizontal=True, vertical_alignment="center"):
-        words.kind_badge(record["data"]["kind"])
-        title = words.marked(record["title"], bool(record.get("transductive")))
-        st.markdown(
-            f"{words.plain(record['data']['name'])} · **{words.plain(title)}** · {record['profile']}, seed "
-            f"{record['seed']} · **{words.plain(place)}** · {domains[0] if len(domains) == 1 else 'both domains'} · "
-            f"{len(shown):,} clips",
-            width="content",
-        )
-        with st.popover("Copy link", icon=":material/link:", type="tertiary"):
-            st.caption("This view, clip and filters included:")
-            st.code(link(), language=None, wrap_lines=True)
-        st.button("Reset filters", key="reset", icon=":material/filter_alt_off:", type="tertiary", on_click=reset)
-        report.button(run, other)
-    for sentence in record.get("notices", []):
-        st.caption(f":material/info: {words.plain(sentence)}")
+    words.kind_badge(record["data"]["kind"])
+    name = words.marked(record["system"], bool(record.get("transductive")))
+    st.markdown(
+        f"{words.plain(record['data']['name'])} · **{words.plain(name)}** · {record['profile']}, seed "
+        f"{record['seed']} · **{words.plain(place)}** · {f'{domains[0]} · ' if len(domains) == 1 else ''}"
+        f"{len(shown):,} clips",
+        width="content",
+        help=words.plain(record["title"]),
+    )
+    with st.popover("Copy link", icon=":material/link:", type="tertiary"):
+        st.caption("This view, clip and filters included:")
+        st.code(link(), language=None, wrap_lines=True)
+    report.button(run, other)
 
 
 def recordings(run: api.Run) -> None:
-    """A word where the recordings on disk may not be those of the run."""
+    """What was noted of the run, and a word where the recordings on disk may not be those it was made on."""
+    for told in run.record.get("notices", []):
+        st.caption(f":material/info: {words.plain(told)}")
     state, sentence = cached.recordings(run)
     if state == "changed":
         st.warning(words.plain(sentence), icon=":material/fingerprint:")
@@ -95,14 +105,28 @@ def recordings(run: api.Run) -> None:
         st.caption(f":material/fingerprint: {words.plain(sentence)}")
 
 
+def relist() -> None:
+    """The list is about to change: it begins with its first clip, whichever was looked at before."""
+    hold()
+    st.session_state["from_first"] = True
+
+
+def relist_without(key: str) -> None:
+    relist()
+    remember(key, "")
+
+
 def reset() -> None:
+    relist()
     for key, nothing in FILTERS.items():
         st.session_state[key] = nothing
     for key in ("band", "threshold", "selection"):
         remember(key, "")
 
 
-def leaderboard(run: api.Run) -> None:
+def leaderboard(run: api.Run) -> list[str]:
+    """The systems on these recordings; returns what must be known of their figures."""
+    st.header("Systems")
     board = cached.leaderboard()
     board = board[board["data"] == run.record["data"]["name"]].reset_index(drop=True)
     ids = list(board["run_id"])
@@ -117,13 +141,13 @@ def leaderboard(run: api.Run) -> None:
         key="leaderboard",
         hide_index=True,
         column_config=config,
-        selection_mode="single-row-required",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick("run", ids, "leaderboard"),
-        height="content" if len(board) <= 8 else 320,
+        height="content" if len(board) <= 5 else ROWS_HIGH,
         placeholder="–",
         alt=f"Leaderboard of {len(board)} systems",
     )
-    st.caption(tables.sets_note(board))
+    return [tables.sets_note(board)]
 
 
 def compared(run: api.Run) -> api.Run | None:
@@ -149,12 +173,17 @@ def compared(run: api.Run) -> api.Run | None:
         list(others),
         index=None,
         key="against_picker",
-        placeholder="Another run of these recordings",
+        placeholder="Compare with another run",
+        label_visibility="collapsed",
         format_func=lambda run_id: run_name(others[run_id]),
-        on_change=lambda: remember("against", st.session_state["against_picker"] or ""),
-        width=420,
+        on_change=lambda: against(st.session_state["against_picker"] or ""),
     )
     return others.get(wanted)
+
+
+def against(run_id: str) -> None:
+    relist()  # in another order, if it is by disagreement
+    remember("against", run_id)
 
 
 def run_name(run: api.Run) -> str:
@@ -163,12 +192,14 @@ def run_name(run: api.Run) -> str:
     return f"{name} · {record['profile']} · seed {record['seed']}"
 
 
-def machines(run: api.Run, other: api.Run | None, machine: str) -> None:
+def machines(run: api.Run, other: api.Run | None, machine: str) -> list[str]:
+    """Figures of each machine, or how far the other run's are from them; returns what must be known of them."""
     matrix = cached.machine_matrix(run)
     if matrix.empty:
-        return
-    st.header("Machines")
-    table, names = None, list(matrix["machine"])
+        return []
+    said, table, names = [], None, list(matrix["machine"])
+    if without := sorted(set(run.record["machines"]) - set(names)):
+        said.append(f"Without labels, so without figures: {', '.join(map(words.plain, without))}.")
     if other:
         try:
             found = cached.comparison(run, other)
@@ -177,7 +208,8 @@ def machines(run: api.Run, other: api.Run | None, machine: str) -> None:
         else:
             by_machine = api.machine_differences(found)
             table, names = tables.differences(by_machine), list(by_machine["machine"])
-            st.caption(f"Points by which {words.plain(run_name(run))} is above {words.plain(run_name(other))}.")
+            said.append(f"Points by which {words.plain(run_name(run))} is above {words.plain(run_name(other))}.")
+            said += [words.plain(sentence) for sentence in found["said"]]
     few = api.too_few(matrix)
     domains = st.session_state.get("domain") or []
     column = next((name for name, wanted in DOMAIN_OF.items() if wanted == list(domains)), "Machine")
@@ -189,23 +221,19 @@ def machines(run: api.Run, other: api.Run | None, machine: str) -> None:
         placeholder="–",
         selection_mode="single-cell",
         on_select=lambda: pick_machine(names),
+        height="content" if len(names) <= 5 else ROWS_HIGH,
         alt=f"AUC and pAUC of {len(names)} machines; pick a cell to see the clips of its machine and domain",
     )
-    if table is not None:
-        for sentence in found["said"]:
-            st.caption(f":material/balance: {words.plain(sentence)}")
-    elif few.to_numpy().any():
-        st.caption("Grey: too few clips, fewer than five normal or five anomalous ones, to believe the figure.")
-    if without := sorted(set(run.record["machines"]) - set(names)):
-        st.caption(f"Without labels, so without figures: {', '.join(without)}.")
-    for row in matrix[matrix["why"] != ""].itertuples():
-        st.caption(f"{row.machine}: {row.why}")
+    if table is None and few.to_numpy().any():
+        said.append("Grey: too few clips, fewer than five normal or five anomalous ones, to believe the figure.")
+    return said + [words.plain(f"{row.machine}: {row.why}") for row in matrix[matrix["why"] != ""].itertuples()]
 
 
 def pick_machine(names: list[str]) -> None:
     """A cell of the matrix sets the machine and, in a column of one domain, the domain."""
     cell = tables.picked_cell("matrix")
     if cell and cell[0] < len(names):
+        relist()
         remember("machine", names[cell[0]])
         st.session_state["domain"] = DOMAIN_OF.get(cell[1], [])
 
@@ -279,10 +307,10 @@ def figures(
     with st.container(border=True, horizontal=True, vertical_alignment="center"):
         st.markdown(
             f":material/tune: **What if** the threshold were {what_if:.4f}: {counted(api.at_threshold(own, what_if))}.  \n"
-            f":gray[With the run's own {limit:.4f}: {counted(own)}. The list below has the outcomes at {what_if:.4f}, "
+            f":gray[With the run's own {limit:.4f}: {counted(own)}. The list above has the outcomes at {what_if:.4f}, "
             "picked with the labels in view. What is stored and exported keeps the run's own.]"
         )
-        st.button("Back to the run's own", key="own_threshold", on_click=remember, args=("threshold", ""))
+        st.button("Back to the run's own", key="own_threshold", on_click=relist_without, args=("threshold",))
 
 
 def counted(clips: pd.DataFrame) -> str:
@@ -319,9 +347,13 @@ def drawn(
 
 
 def brush() -> None:
-    """A box drawn over the histogram is a band of scores."""
+    """A box drawn over the histogram is a band of scores; all its clips are listed, be they judged rightly or not."""
     boxes = st.session_state["histograms"]["selection"]["box"]
     if boxes:
+        relist()
+        for key in PRESET_KEYS:
+            if key in st.session_state:
+                st.session_state[key] = "Highest scores"
         low, high = sorted(map(float, boxes[0]["x"]))
         remember("band", f"{low:.6g}~{high:.6g}")
 
@@ -332,6 +364,7 @@ def try_threshold() -> None:
     value = points[0].get("customdata") if points else None
     value = value[0] if isinstance(value, list) else value
     if value is not None:
+        relist()
         remember("threshold", repr(float(value)))
 
 
@@ -344,10 +377,11 @@ def clip_list(
     what_if: float | None,
 ) -> pd.DataFrame:
     """Filters and table; returns the rows in the order shown."""
-    st.header("Clips")
-    saved = selection()
-    pool = own if what_if is None else api.at_threshold(own, what_if)
-    pool = pool if saved is None else clips
+    data = run.record["data"]["name"]
+    head = st.container(horizontal=True, vertical_alignment="center")
+    saved = selection(data)
+    pool = own if saved is None else clips[clips["clip_id"].isin(list(saved.ids))]
+    pool = pool if what_if is None or saved is not None else api.at_threshold(pool, what_if)
     labelled = bool(pool["label"].notna().any())
     options = list(api.PRESETS if labelled else api.LABEL_FREE_PRESETS)
     if "disagreement" not in clips:
@@ -356,25 +390,43 @@ def clip_list(
     key = "show" if labelled else "show_unlabelled"
     if saved is not None:
         options, key = [api.AS_SAVED, *options], "show_saved"
-    first, second = st.columns(2)
-    preset = first.selectbox("Show", options, key=key, bind="query-params")
-    text = second.text_input("Name or attribute", key="text", bind="query-params", placeholder="such as speed_9")
+    with st.container(horizontal=True):
+        preset = st.selectbox("Show", options, key=key, bind="query-params", on_change=relist)
+        text = st.text_input(
+            "Name or attribute", key="text", bind="query-params", placeholder="such as speed_9", on_change=relist
+        )
+        selections.pick(data, relist)
     domains: list[str] = []
     outcomes: list[str] = []
     if labelled:
         kinds = {words.OUTCOMES[code]: code for code in ("FP", "FN", "TP", "TN")}
         with st.container(horizontal=True):
-            domains = st.pills(
-                "Domain", ["source", "target"], selection_mode="multi", key="domain", bind="query-params"
-            )
-            named = st.pills("Outcome", list(kinds), selection_mode="multi", key="outcome", bind="query-params")
+            how = {"selection_mode": "multi", "bind": "query-params", "label_visibility": "collapsed"}
+            domains = st.pills("Domain", ["source", "target"], key="domain", on_change=relist, **how)
+            named = st.pills("Outcome", list(kinds), key="outcome", on_change=relist, **how)
             outcomes = [kinds[name] for name in named]
-    shown = api.select_clips(pool, preset, domains, outcomes, text, band, saved)
+    shown = api.select_clips(pool, preset, domains, outcomes, text, band, saved and saved.ids)
     ids = list(shown["clip_id"])
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.markdown(f"**{len(shown):,} of {len(pool):,}** clips · {preset}: {meanings[preset]}", width="content")
+        st.caption(f"{preset}: {meanings[preset]}", width="content")
         for name, label, undo in chips(domains, outcomes, text, band, saved):
-            st.button(label, key=f"chip_{name}", icon=":material/close:", help="Take this filter away", on_click=undo)
+            st.button(
+                label,
+                key=f"chip_{name}",
+                icon=":material/close:",
+                help="Take this filter away",
+                on_click=undone,
+                args=(undo,),
+            )
+    if saved and (others := len(saved.ids) - len(pool)):
+        parts = " and ".join(f"{count} {SPLITS.get(split, split)}" for split, count in saved.splits.items())
+        st.caption(
+            f":material/info: The selection holds {words.plain(parts)}; {others} of its {len(saved.ids)} clips are no "
+            "test clips of this run and have no verdict. Explore has all."
+        )
+    with head:
+        st.header("Clips", width="content")
+        st.markdown(f"**{len(shown):,} of {len(pool):,}** clips", width="content")
         st.download_button(
             "CSV",
             data=lambda: shown.to_csv(index=False).encode(),
@@ -387,15 +439,17 @@ def clip_list(
             disabled=not ids,
             help="The list as filtered, with all columns",
         )
+        st.button("Reset filters", key="reset", icon=":material/filter_alt_off:", type="tertiary", on_click=reset)
+    from_first = st.session_state.pop("from_first", False)
     if not ids:
         st.info("No clip fits. Choose another list or take a filter away.")
         return shown
     wanted = asked("clip")
-    if wanted not in set(pool["clip_id"]):
+    if from_first or wanted not in set(pool["clip_id"]):
         remember("clip", ids[0])
         wanted = ids[0]
-    has_sound = run.record["data"]["name"] in api.data_sets(workspace())
-    table, config = tables.clips(shown, run.record["data"]["name"], api.run_stamp(run), has_sound)
+    has_sound = data in api.data_sets(workspace())
+    table, config = tables.clips(shown, data, api.run_stamp(run), has_sound)
     tables.pick_row("clips", ids.index(wanted) if wanted in ids else None)
     st.dataframe(
         table,
@@ -404,7 +458,7 @@ def clip_list(
         column_config=config,
         row_height=44,
         height=420 if len(table) > 8 else "content",
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick("clip", ids, "clips"),
         lazy=False,
         alt=f"{len(table)} clips of {machine}; pick a row to see and hear the clip",
@@ -413,6 +467,12 @@ def clip_list(
 
 
 Chip = tuple[str, str, Callable[[], None]]
+SPLITS = {"train": "training clips", "test": "test clips", "generated": "generated clips"}
+
+
+def undone(undo: Callable[[], None]) -> None:
+    relist()
+    undo()
 
 
 def chips(
@@ -420,7 +480,7 @@ def chips(
     outcomes: Sequence[str],
     text: str,
     band: tuple[float, float] | None,
-    saved: Sequence[str] | None,
+    saved: api.Selection | None,
 ) -> list[Chip]:
     """(name, label, how to take it away) of every filter in force."""
 
@@ -438,17 +498,20 @@ def chips(
     if band:
         found.append(("band", f"score {band[0]:.4g} to {band[1]:.4g}", lambda: remember("band", "")))
     if saved is not None:
-        found.append(("selection", f"selection of {len(saved)}", lambda: remember("selection", "")))
+        found.append(("selection", f"selection of {len(saved.ids)}", lambda: remember("selection", "")))
     return found
 
 
-def selection() -> list[str] | None:
-    """Ids of the saved selection that the address asks for."""
+def selection(data: str) -> api.Selection | None:
+    """The saved selection that the address asks for."""
     wanted = asked("selection")
     if not wanted:
         return None
     try:
-        return list(api.selection(workspace(), wanted).ids)
+        found = api.selection(workspace(), wanted)
+        if found.data != data:
+            raise api.AsdError(f"The selection “{wanted}” is of {found.data}, not of {data}.")
+        return found
     except api.AsdError as error:
         note(f"{error} Shown instead: the clips of the machine.")
         show_notes()
@@ -467,6 +530,7 @@ def pick(key: str, options: list[str], table: str) -> None:
     """Take over what was picked in a table; by id, for row numbers change with every filter."""
     row = tables.picked_row(table)
     if row is not None and row < len(options):
+        hold()
         remember(key, options[row])
 
 

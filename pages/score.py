@@ -53,9 +53,11 @@ def drop(run: api.Run) -> None:
         key="dropped",
         max_upload_size=50,
     )
-    taken = [one for one in map(take, files) if one]
+    taken = list({one.id: one for one in map(take, files) if one}.values())
     for one in taken:
-        about(one, api.comparison_notes(workspace(), run, machine, one))
+        with st.container(horizontal=True, vertical_alignment="center"):
+            about(one, api.comparison_notes(workspace(), run, machine, one))
+            delete_button(one)
     problems = api.scoring_problems(run, taken)
     for problem in problems:
         st.warning(words.plain(problem), icon=":material/block:")
@@ -69,12 +71,16 @@ def drop(run: api.Run) -> None:
         on_click=jobs.attempt,
         args=(start, record["run_id"], machine, section, [one.id for one in taken]),
     )
+    unscored({one.id for one in taken})
 
 
 def take(file: Any) -> api.Upload | None:
     """Check a dropped file; once, for it comes again with every click."""
     seen = st.session_state.setdefault("taken", {})
     found = seen.get(file.file_id)
+    if file.file_id in st.session_state.get("thrown_away", ()):
+        st.caption(f":material/delete: {words.plain(file.name)} was deleted. Drop it anew to have it back.")
+        return None
     if found is None or (isinstance(found, api.Upload) and found.id not in api.uploads(workspace())):  # deleted since
         try:
             found = api.take_upload(workspace(), file.name, file.getvalue())
@@ -94,6 +100,39 @@ def about(one: api.Upload, compared: list[str]) -> None:
         f"{channels} · {words.plain(one.encoding)}"
         + "".join(f"  \n:orange[:material/info:] {words.plain(sentence)}" for sentence in (*one.notes, *compared))
     )
+
+
+def delete_button(one: api.Upload) -> None:
+    st.button(
+        "Delete",
+        key=f"delete_{one.id}",
+        icon=":material/delete:",
+        type="tertiary",
+        help=f"Delete the recording {words.plain(one.name)}",
+        on_click=jobs.attempt,
+        args=(throw_away, one.id),
+    )
+
+
+def throw_away(upload_id: str) -> None:
+    """The browser goes on holding the file; it is kept again once it is dropped anew."""
+    api.delete_upload(workspace(), upload_id)
+    seen = st.session_state.get("taken", {})
+    held = {file_id for file_id, one in seen.items() if isinstance(one, api.Upload) and one.id == upload_id}
+    st.session_state["thrown_away"] = st.session_state.get("thrown_away", set()) | held
+
+
+def unscored(taken: set[str]) -> None:
+    """Recordings of earlier visits that nothing came of."""
+    used = api.used_uploads(workspace())
+    left = [one for one in api.uploads(workspace()).values() if one.id not in used and one.id not in taken]
+    if not left:
+        return
+    with st.expander(f"Dropped earlier and not scored ({len(left)})", icon=":material/inventory_2:", key="unscored"):
+        for one in left:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.markdown(f"**{words.plain(one.name)}** · {one.seconds:.2f} s · {words.ago(one.created)}")
+                delete_button(one)
 
 
 def start(run_id: str, machine: str, section: str, upload_ids: list[str]) -> None:
@@ -152,7 +191,7 @@ def show(result: api.Scored) -> None:
             shown,
             key="judged",
             hide_index=True,
-            selection_mode="single-row-required",
+            selection_mode=tables.ROWS,
             on_select=lambda: pick("upload", ids, "judged"),
             height="content" if len(shown) <= 8 else 320,
             column_config=config,
@@ -232,7 +271,7 @@ def listen(result: api.Scored, upload_id: str, name: str, run: api.Run | None) -
         replace(sound, title=name),
         key="player",
         other=other,
-        heat=drawn(heats[branch]) if branch in heats else player.Heat(reason=no_map(branch), branch=branch),
+        heat=player.drawn(heats[branch]) if branch in heats else player.Heat(reason=no_map(branch), branch=branch),
     )
     if other:
         st.caption(f"A/B switches to {words.plain(other.title)}, a normal training clip.")
@@ -249,29 +288,6 @@ def nearest(near: pd.DataFrame, upload_id: str) -> str:
 def no_map(branch: str) -> str:
     what = f'Branch "{branch}" judges' if branch else "This system judges"
     return f"{what} a clip as a whole and cannot tell where in it its score comes from."
-
-
-def drawn(found: api.Heat) -> player.Heat:
-    own = found.map
-    if own.values.size > player.MOST_CELLS:
-        return player.Heat(reason=f"The map has {own.values.size:,} cells, too many to draw.", branch=found.branch)
-    places = [
-        (p.start, p.stop, p.low, p.high, p.score, f"compared with {p.match.rpartition('/')[2]}" if p.match else "")
-        for p in found.places
-    ]
-    return player.Heat(
-        values=own.values.tolist(),
-        start=own.start.tolist(),
-        stop=own.stop.tolist(),
-        edges=own.edges.tolist(),
-        low=found.low,
-        high=found.high,
-        threshold=found.limit,
-        branch=found.branch,
-        unit=f"{found.unit}; contour: {found.limit_words}",
-        places=places,
-        channel=found.channel,
-    )
 
 
 def neighbours(near: pd.DataFrame, data: str, against: str, upload_id: str, version: str) -> None:
@@ -295,7 +311,7 @@ def neighbours(near: pd.DataFrame, data: str, against: str, upload_id: str, vers
         hide_index=True,
         row_height=44,
         height="content",
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick_other(ids, upload_id),
         column_config={
             "Near": st.column_config.ImageColumn("Near", help="Spectrogram of the near microphone", width="small"),
@@ -335,7 +351,7 @@ def earlier(results: dict[str, api.Scored]) -> None:
         shown,
         key="earlier",
         hide_index=True,
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=lambda: pick("scored", keys, "earlier"),
         height="content" if len(shown) <= 8 else 320,
         column_config={"Highest score": st.column_config.NumberColumn("Highest score", format="%.4f")},

@@ -188,8 +188,8 @@ def review(data: str, made: api.GeneratedSet, table: pd.DataFrame) -> None:
     axis = third.segmented_control(
         "Frequency axis", api.AXES, default="mel", key="axis", required=True, persist_state="session"
     )
-    autoplay = fourth.toggle(
-        "Play the next", value=True, key="autoplay", persist_state="session", help="As soon as a verdict is given"
+    autoplay = fourth.pills(  # no toggle: while one has the focus, no key gives a verdict
+        "After a verdict", ["Play the next"], default="Play the next", key="play_next", persist_state="session"
     )
     queue = api.review_queue(table, order, condition)
     rows = table.set_index("clip")
@@ -210,10 +210,10 @@ def review(data: str, made: api.GeneratedSet, table: pd.DataFrame) -> None:
     st.progress(judged / len(queue), f"{judged} / {len(queue)} judged · {kept} kept by hand")
     if not open_ones:
         st.success("Every clip of this list has a verdict. Z still takes verdicts back.", icon=":material/done_all:")
-    buttons(made, queue, name)
+    buttons(made, queue, name, bool((said != "").any()))
     left, right = st.columns([3, 2], gap="large")
     with left:
-        both = sounds(data, rows.loc[name], name, axis or "mel", autoplay)
+        both = sounds(data, rows.loc[name], name, axis or "mel", bool(autoplay))
         st.table(tables.candidate(rows.loc[name], made.rule.confidence))
     with right:
         card(made, rows.loc[name])
@@ -221,7 +221,7 @@ def review(data: str, made: api.GeneratedSet, table: pd.DataFrame) -> None:
             beside(*both)
 
 
-def buttons(made: api.GeneratedSet, queue: list[str], name: str) -> None:
+def buttons(made: api.GeneratedSet, queue: list[str], name: str, is_judged: bool) -> None:
     """Verdicts, undo, and steps through the list; one key each."""
     verdicts = (
         ("keep", "Keep", "1", "check"),
@@ -238,7 +238,10 @@ def buttons(made: api.GeneratedSet, queue: list[str], name: str) -> None:
                 on_click=jobs.attempt,
                 args=(say, made, name, verdict),
             )
-        st.button("Undo", key="undo", icon=":material/undo:", shortcut="Z", on_click=jobs.attempt, args=(undo, made))
+        st.button(
+            "Undo", key="undo", icon=":material/undo:", shortcut="Z", disabled=not is_judged,
+            on_click=jobs.attempt, args=(undo, made),
+        )  # fmt: skip
         place = queue.index(name)
         st.button(
             "Previous", key="previous", icon=":material/arrow_upward:", shortcut="K", disabled=not place,
@@ -306,7 +309,7 @@ def card(made: api.GeneratedSet, row: pd.Series) -> None:
         elif row["edge"] == row["edge"] and row["edge"] < 0:
             st.badge("outside the generator’s window", icon=":material/warning:", color="orange")
     if row["reasons"] and row["reasons"] not in ("surplus", "kept by hand", "dropped by hand"):
-        st.caption(words.plain(f"Against it: {row['reasons']}."))
+        st.caption(words.plain(f"Against it: {tables.reasons(row)}."))
     elif row["reasons"] == "surplus":
         st.caption("It passes, but enough clips of its condition are kept already.")
     sampling = made.options["sampling"]
@@ -587,6 +590,9 @@ def outcome(result: api.BlindResult) -> None:
             else "Too few answers, or too like each other: this is no better than guessing."
         )
     )
+    if result.again:
+        later = "One later answer" if result.again == 1 else f"{result.again} later answers"
+        st.caption(f"A clip counts once, by its first answer. {later} about clips heard before left out.")
     fooled = result.conditions.assign(condition=result.conditions["condition"].map(words.condition))
     st.dataframe(
         fooled.rename(

@@ -9,6 +9,8 @@ from asd_core import api
 from pages.components import cached, jobs, tables, words
 from pages.components.context import asked, note, page, remember, show_notes, spelled, workspace
 
+MOST_TOLD = 3  # differences from earlier settings
+
 
 def main() -> None:
     st.title("Train")
@@ -48,10 +50,11 @@ def filtered(states: pd.DataFrame) -> pd.DataFrame:
             sorted(set(states["family"]) - {""}),
             selection_mode="multi",
             key="family",
+            wrap=True,
             bind="query-params",
         )
         present = [state for state in words.STATES if state in set(states["state"])]
-        wanted = st.pills("State", present, selection_mode="multi", key="state", persist_state="session")
+        wanted = st.pills("State", present, selection_mode="multi", key="state", wrap=True, persist_state="session")
     kept = states
     if families:
         kept = kept[kept["family"].isin(families)]
@@ -267,9 +270,12 @@ def delete(system: pd.Series) -> None:
             return
         found = api.belongings(workspace(), run)
         parts = ", ".join(f"{number} {kind}" for kind, number in sorted(found.kinds.items())) or "no other part"
+        also = [f"its reports ({found.reports})"] if found.reports else []
+        also += [f"its verdicts on dropped recordings ({found.scored})"] if found.scored else []
         st.markdown(
-            f"`{system['run_id']}`  \n**{words.size(found.bytes)}**: scores and figures of this run, and the parts that no "
-            f"other result was made from ({parts}). Recordings, generated clips and packages stay."
+            f"`{system['run_id']}`  \n**{words.size(found.bytes)}**: {', '.join(['scores and figures of this run', *also])}"
+            f", and the parts that no other result was made from ({parts}). Recordings, dropped ones too, generated clips "
+            f"and packages stay."
         )
         sure = st.checkbox(f"Yes, delete {words.size(found.bytes)} for good", key=f"sure_{system['run_id']}")
         st.button(
@@ -294,10 +300,24 @@ def plan(
         return [], ""
     if left := [seed for seed in wanted if seed not in there]:
         found = [seed for seed in wanted if seed in there]
-        return left, f"{api.seeds_text(found).capitalize()}: already computed." if found else ""
+        if found:
+            return left, f"{api.seeds_text(found).capitalize()}: already computed."
+        return left, "" if there else other_settings(name, data, profile, machines)
     following = next(seed for seed in count() if seed not in there)
     said = f"Already computed with these settings ({api.seeds_text(there)})."
     return [following], said + " Another seed shows how much chance is in it."
+
+
+def other_settings(name: str, data: str, profile: str, machines: list[str]) -> str:
+    """Why a system that has results is trained anew all the same."""
+    seeds, told = api.other_settings(workspace(), name, data, profile, machines)
+    if not seeds:
+        return ""
+    more = f"; {len(told) - MOST_TOLD} more" if len(told) > MOST_TOLD else ""
+    return (
+        f"There are results with other settings ({api.seeds_text(seeds)}): "
+        f"{words.plain('; '.join(told[:MOST_TOLD]))}{more}. They do not count as computed."
+    )
 
 
 def buttons(

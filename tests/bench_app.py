@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from playwright.sync_api import Page, sync_playwright
 from asd_core.artifacts import Workspace
 from tests import fullscale
 from tests.browser.driver import CHROMIUM, FIND, FLAGS, serving
+from tests.browser.test_explore import RING, draw
 
 QUIET = "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 PLAYER = "() => ['paused', 'playing'].includes(window.find()?.dataset.state)"
@@ -122,7 +125,7 @@ def socket_bytes(tab: Page, server: str) -> None:
     quiet(tab)
     for what, act in (
         ("next clip", lambda: tab.keyboard.press("j")),
-        ("domain filter", lambda: tab.locator(".st-key-domain").get_by_text("target", exact=True).click()),
+        ("domain filter", lambda: tab.locator(".st-key-domain button").nth(1).click()),
         ("preset", lambda: pick(tab, "Show", "Highest scores")),
     ):
         received[0] = 0
@@ -144,11 +147,41 @@ def filters(tab: Page, server: str) -> None:
     times = []
     for words in ("100 of 200", "200 of 200") * 3:
         times.append(timed(
-            lambda: tab.locator(".st-key-domain").get_by_text("target", exact=True).click(),
-            lambda words=words: tab.get_by_text(words).wait_for(),
+            lambda: tab.locator(".st-key-domain button").nth(1).click(),
+            lambda words=words: tab.get_by_text(words).first.wait_for(),
         ))  # fmt: skip
         quiet(tab)
     report("results: filter", statistics.median(times), 0.4, "s")
+
+
+def mapped(tab: Page, server: str, run: str) -> None:
+    """The map of all 14,400 clips. WebGL runs on the processor here, and the browser's part of a lasso with it."""
+    received = [0]
+    tab.on("websocket", lambda socket: socket.on(
+        "framereceived", lambda frame: received.__setitem__(0, received[0] + len(frame))))  # fmt: skip
+    ring = f"() => {RING}?.dataset.clip && {RING}.style.left"
+    address = f"{server}/explore?run={run}&machine=machine03"
+    report(
+        "explore: map of 14,400 clips", timed(lambda: tab.goto(address), lambda: tab.wait_for_function(ring)), 3, "s"
+    )
+    quiet(tab)
+    before = tab.evaluate(f"{RING}.dataset.clip")
+    received[0] = 0
+    step = timed(
+        lambda: tab.keyboard.press("j"),
+        lambda: tab.wait_for_function(f"clip => {RING}?.dataset.clip !== clip", arg=before),
+    )
+    quiet(tab)
+    report("explore: next clip, key to ring", step, 0.3, "s")
+    report("explore: next clip, bytes on the socket", received[0] / 1e3, 100, "kB")
+    received[0] = 0
+    lasso = timed(
+        lambda: draw(tab, (0.3, 0.3), (0.5, 0.3), (0.5, 0.5), (0.3, 0.5), (0.3, 0.31)),
+        lambda: tab.get_by_role("button", name="Listen through").wait_for(),
+    )
+    quiet(tab)
+    report("explore: lasso, from its beginning to the list", lasso, 2, "s")
+    report("explore: lasso, bytes on the socket", received[0] / 1e3, 100, "kB")
 
 
 def browse(tab: Page, server: str, process: psutil.Process, minutes: float) -> None:
@@ -187,8 +220,14 @@ def main() -> None:
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--minutes", type=float, default=2.0)
     asked = parser.parse_args()
+    if CHROMIUM is None:
+        print("No Chromium on this machine: the app is not measured.")
+        return
     with tempfile.TemporaryDirectory() as scratch, sync_playwright() as playwright:
         workspace = Workspace(asked.folder / "workspace") if asked.folder else fullscale.build(Path(scratch))
+        run = workspace.run_ids()[0]
+        words = ["project", "--run", run, "--method", "pca", "--workspace", str(workspace.root)]
+        subprocess.run([sys.executable, "-m", "asd_core", *words], check=True, capture_output=True)
         with serving(workspace) as server:
             (process,) = [
                 psutil.Process(link.pid)
@@ -204,6 +243,7 @@ def main() -> None:
             clips(tab, server, wire)
             filters(tab, server)
             socket_bytes(tab, server)
+            mapped(tab, server, run)
             browse(tab, server, process, asked.minutes)
             browser.close()
 

@@ -4,7 +4,7 @@ Metric values in these tables are percent, because they stand beside the publish
 metrics.json hold fractions. Rates, percentiles of clips and scores keep the unit their column states.
 """
 
-from asd_core.analysis.clips import clip_table, histogram, percentile, roc
+from asd_core.analysis.clips import clip_table, histogram, percentile, percentiles, roc
 from asd_core.analysis.comparison import SIGNIFICANT, compare_runs, labelled_scores, runs_named
 from asd_core.analysis.runs import (
     false_alarms,
@@ -30,6 +30,7 @@ __all__ = [
     "machine_results",
     "needs_two_microphones",
     "percentile",
+    "percentiles",
     "published",
     "read_score_table",
     "recompute_omega",

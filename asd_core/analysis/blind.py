@@ -16,6 +16,7 @@ class BlindResult:
     low: float  # exact 95 % interval of the share that is answered correctly; guessing has 0.5
     high: float
     conditions: pd.DataFrame  # condition, shown (generated clips), taken (for recorded ones), mistaken (recordings)
+    again: int = 0  # later answers about the same clips, which do not count: they are no independent ones
 
     @property
     def accuracy(self) -> float:
@@ -26,9 +27,14 @@ class BlindResult:
         return self.low > 0.5
 
 
-def blind_result(answers: pd.DataFrame) -> BlindResult:
+def blind_result(answers: pd.DataFrame, given: int | None = None) -> BlindResult:
     """What answers with the columns condition, truth and answer ("recorded" or "generated") say, the conditions whose
-    generated clips were taken for recordings most often first."""
+    generated clips were taken for recordings most often first.
+
+    Args:
+        answers: one per clip; answers about one clip are not independent, and the interval would be too narrow
+        given: answers there were before that, if more
+    """
     right = answers["truth"] == answers["answer"]
     generated = answers["truth"] == "generated"
     counts = (
@@ -47,7 +53,8 @@ def blind_result(answers: pd.DataFrame) -> BlindResult:
     order = (counts["taken"] / counts["shown"].clip(lower=1)).rename("share")
     counts = counts.loc[order.sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
     low, high = binomial_interval(int(right.sum()), len(answers))
-    return BlindResult(len(answers), int(right.sum()), low, high, counts)
+    again = 0 if given is None else given - len(answers)
+    return BlindResult(len(answers), int(right.sum()), low, high, counts, again)
 
 
 def binomial_interval(correct: int, answered: int, level: float = 0.95) -> tuple[float, float]:

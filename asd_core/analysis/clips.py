@@ -19,14 +19,9 @@ def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
     clips are of another kind), and the run's ``branch:`` columns.
     """
     scores = run.scores
-    training, test = scores[scores["split"] == TRAIN], scores[scores["split"] == TEST]
-    normal = {key: own["score"].to_numpy() for key, own in training.groupby(["machine", "section"])}
+    is_test = (scores["split"] == TEST).to_numpy()
+    test, below = scores[is_test], percentiles(scores, bool(run.record.get("transductive")))[is_test]
     truths = [dataset.truth.get(clip_id) for clip_id in test["clip_id"]]
-    below = np.full(len(test), np.nan)
-    for key, rows in test.reset_index(drop=True).groupby(["machine", "section"]).groups.items():
-        if key in normal and not run.record.get("transductive"):
-            own = test["score"].to_numpy()[rows]
-            below[rows] = percentile(normal[key], own)
     labels = [None if truth is None else truth.label for truth in truths]
     facts = {
         "clip_id": test["clip_id"].to_numpy(),
@@ -44,6 +39,24 @@ def clip_table(run: Run, dataset: DataSet) -> pd.DataFrame:
     }
     facts |= {name: test[name].to_numpy() for name in test if name.startswith("branch:")}
     return pd.DataFrame(facts)
+
+
+def percentiles(scores: pd.DataFrame, transductive: bool) -> np.ndarray:
+    """(N,) `percentile` of every clip of a run among the training normals of its machine and section; NaN where there
+    are none, and everywhere in a transductive run, whose scores of training clips are of another kind.
+
+    Args:
+        scores: machine, section, split and score, a row per clip
+    """
+    below = np.full(len(scores), np.nan)
+    if transductive:
+        return below
+    score, is_train = scores["score"].to_numpy(), (scores["split"] == TRAIN).to_numpy()
+    for rows in scores.groupby(["machine", "section"]).indices.values():
+        normal = score[rows[is_train[rows]]]
+        if len(normal):
+            below[rows] = percentile(normal, score[rows])
+    return below
 
 
 def percentile(normal: np.ndarray, scores: np.ndarray) -> np.ndarray:

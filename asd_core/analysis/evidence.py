@@ -17,6 +17,7 @@ WHOLE_CLIP = frozenset({"gmm", "kmeans", "mahalanobis", "prototype", "reconstruc
 """Scorers that judge a clip as a whole. Kept here because the app must not import the scorers to ask them."""
 SCALE = (1.0, 99.5)  # percentiles of local scores that a map's colours run between
 RARE = 99.0  # percentile of local scores above which a place is called rare
+CALM = 5  # clips at least that a scale is taken from, where only some are
 WINDOW, HOP = 1024, 256  # samples, Hann, of the masked sound
 
 
@@ -25,9 +26,24 @@ def pooled(x: np.ndarray, steps: np.ndarray | None = None) -> np.ndarray:
     bands (N, V, F, D) are averaged over all but the last axis; clip by clip, for patches are large."""
     if x.ndim == 2:
         return np.asarray(x, dtype=np.float32)
-    valid = [x.shape[1]] * len(x) if steps is None else steps
-    rows = [one[:n].reshape(-1, x.shape[-1]).mean(axis=0, dtype=np.float32) for one, n in zip(x, valid, strict=True)]
-    return np.stack(rows)
+    vectors = np.empty((len(x), x.shape[-1]), dtype=np.float32)
+    for row, one in enumerate(x):
+        counted = one if steps is None else one[: steps[row]]
+        vectors[row] = counted.reshape(-1, x.shape[-1]).mean(axis=0, dtype=np.float32)
+    return vectors
+
+
+def scale_of(values: np.ndarray, unflagged: np.ndarray) -> tuple[float, float, float, bool]:
+    """Marks of a map's colours: the percentiles `SCALE` and `RARE` of local scores, and whether they are those of the
+    unflagged clips alone. Where these are fewer than `CALM`, all clips are taken.
+
+    Args:
+        values: (N, U, F) local scores, a row per clip
+        unflagged: (N,) bool
+    """
+    is_calm = bool(unflagged.sum() >= CALM)
+    low, high, rare = np.nanpercentile(values[unflagged] if is_calm else values, (*SCALE, RARE))
+    return float(low), float(high), float(rare), is_calm
 
 
 def distances(train: np.ndarray, query: np.ndarray, scorer: Mapping[str, Any]) -> tuple[np.ndarray, str]:

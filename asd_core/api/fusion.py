@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import combinations, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from asd_core import config, jobs
+from asd_core.analysis.runs import tuned_on as weights_tuned_on
 from asd_core.api.configs import systems
 from asd_core.api.results import runs
 from asd_core.artifacts import Run, Workspace, is_done
@@ -163,7 +164,7 @@ def decision_flips(aligned: Aligned, weights: Sequence[float], run_id: str) -> p
 
 def fusion_candidates(picked: Sequence[Run]) -> pd.DataFrame:
     """Runs that can be fused, best first: run_id, system, title, profile, seed, omega and half_width (percent, NaN
-    where there are none), machines (number), transductive."""
+    where there are none), machines (number), transductive, fused (whether it is a fusion that was saved)."""
     rows = []
     for run in picked:
         record, official = run.record, (run.metrics or {}).get("official") or {}
@@ -179,11 +180,42 @@ def fusion_candidates(picked: Sequence[Run]) -> pd.DataFrame:
                 "half_width": 50 * (interval[1] - interval[0]) if interval else np.nan,
                 "machines": len(record["machines"]),
                 "transductive": bool(record.get("transductive")),
+                "fused": bool(record.get("members")),
             }
         )
     table = pd.DataFrame(rows)
     keys, down = ["machines", "omega"], [False, False]  # Ω over fewer machines is of another set
     return table if table.empty else table.sort_values(keys, ascending=down, kind="stable", ignore_index=True)
+
+
+def best_candidates(candidates: pd.DataFrame) -> list[str]:
+    """Ids of the two best systems of `fusion_candidates`, or of the two best runs if there is only one system. Saved
+    fusions stand back: the best one mostly holds the best system already."""
+    order = candidates.sort_values("fused", kind="stable")
+    best = list(order.drop_duplicates("system")["run_id"].head(2))
+    return best + [one for one in order["run_id"] if one not in best][: 2 - len(best)]
+
+
+def overlaps(workspace: Workspace, picked: Sequence[Run]) -> list[str]:
+    """Sentences on members that are fusions of other members, or share runs with them: what they share counts twice."""
+    known = {run.record["run_id"]: run for run in runs(workspace)}
+    inside = {run.record["run_id"]: _held(run.record["run_id"], known) for run in picked}
+    names = {run.record["run_id"]: f"{run.record['system']} (seed {run.record['seed']})" for run in picked}
+    said = []
+    for first, second in combinations(inside, 2):
+        if not inside[first] & inside[second]:
+            continue
+        if inside[first] < inside[second]:
+            first, second = second, first
+        how = "contains" if inside[second] < inside[first] else "shares members with"
+        said.append(f"{names[first]} {how} {names[second]}: what both hold counts twice.")
+    return said
+
+
+def _held(run_id: str, known: Mapping[str, Run]) -> set[str]:
+    """The runs, themselves no fusions, that a run is made of; a member that was deleted counts as none."""
+    members = known[run_id].record.get("members", ()) if run_id in known else ()
+    return set().union(*(_held(one, known) for one in members)) if members else {run_id}
 
 
 def rebalanced(weights: Sequence[float], moved: int) -> list[float]:
@@ -245,7 +277,8 @@ def suggestion_job(workspace: Workspace, picked: Sequence[Run], normalise: str) 
 
 
 def suggestion_figures(found: dict[str, Any]) -> pd.DataFrame:
-    """What tuned weights are worth on machines they were not tuned on, and what they compare with.
+    """What tuned weights are worth on machines left out of their tuning, and what they compare with. Members that were
+    tuned themselves may know these machines: `told_of_left_out`.
 
     Columns: Weights, Ω (percent), Tuned minus this (points), 95 % (text).
     """
@@ -286,8 +319,34 @@ def told_of_weights(
     if not picked[0].record["labelled"] or counts_alike(weights):
         return ""
     if found and suggested_weights(found, members) == list(weights):
-        return f"Weights tuned on {where}, machines {', '.join(found['machines'])}. {found['said']}"
+        told = f"Weights tuned on {where}, machines {', '.join(found['machines'])}. {found['said']}"
+        return " ".join(filter(None, [told, told_of_left_out(picked)]))
     return f"Weights set by hand in view of Ω on {where}, so that it may flatter them."
+
+
+def told_of_members(picked: Sequence[Run], members: Sequence[str], candidates: pd.DataFrame) -> list[str]:
+    """What has to stand beside figures of these members, whatever their weights: known labels picked them, and some may
+    have been tuned. (A saved fusion tells of tuned members by itself.)
+
+    Args:
+        candidates: the table of `fusion_candidates` that they were picked from
+    """
+    said = []
+    if picked[0].record["labelled"]:
+        about = picked[0].record["data"]
+        where = f"the labelled test clips of {about['name']} ({about['kind']})"
+        is_best = {run.record["run_id"] for run in picked} == set(best_candidates(candidates))
+        how = "by their" if is_best else "in view of"
+        said.append(f"Members picked {how} Ω on {where}. These figures are of the same clips and may flatter.")
+    within = [(name, weights_tuned_on(run.record)) for name, run in zip(members, picked, strict=True)]
+    return said + [f"{name} was tuned itself. {told}" for name, told in within if told]
+
+
+def told_of_left_out(picked: Sequence[Run]) -> str:
+    """What figures of machines left out of tuning do not say where members were tuned themselves; else ""."""
+    from asd_core.pipeline.members import tuned_before
+
+    return tuned_before(picked)
 
 
 # ------------------------------------------------------------------------------------------------------------ keeping
@@ -299,7 +358,7 @@ def free_fusion_name(workspace: Workspace) -> str:
 
 def fusion_file(workspace: Workspace, name: str) -> Path:
     """Where the system of a fusion is written."""
-    return workspace.root / "systems" / f"{name}.yaml"
+    return workspace.fusion(name)
 
 
 def fusion_name_problem(workspace: Workspace, name: str) -> str:

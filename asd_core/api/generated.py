@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import getpass
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -111,11 +112,11 @@ def generated_sets(workspace: Workspace, data: str) -> list[GeneratedSet]:
     """Of a data set, newest first. A task belongs to the data set that it names, or, if it is older than that habit,
     to one that holds the recordings which its candidates were compared with."""
     groups: dict[str, list[tuple[Path, dict[str, Any]]]] = {}
-    for path in _records(workspace, "generate"):
-        record = _record(path, path.stat().st_mtime_ns)
-        if record is not None and is_done(path.parent) and _is_of(workspace, data, path.parent, record):
+    for folder, record in _made_from(workspace, "generate"):
+        told = {"machine", "generator", "counts", "log"} <= set(record["spec"]) and len(record["inputs"]) == 2
+        if told and is_done(folder) and _is_of(workspace, data, folder, record):
             own = digest([record["spec"]["generator"], record["inputs"]])
-            groups.setdefault(own, []).append((path.parent, record))
+            groups.setdefault(own, []).append((folder, record))
     profiles = _profiles() if groups else {}
     found = []
     for key, members in groups.items():
@@ -192,20 +193,23 @@ def generated_quality(workspace: Workspace, made: GeneratedSet) -> tuple[pd.Data
     """(distances, samples, machines measured before the latest verdicts) of `pipeline.quality`, each machine's newest;
     None if nothing was measured. The distances may look at labelled test clips."""
     screens = {  # of this set
-        path.parent.name: record
-        for path in _records(workspace, "screen")
-        if (record := read_json(path))["inputs"][0] in made.tasks.values()
+        folder.name: record
+        for folder, record in _made_from(workspace, "screen")
+        if record["inputs"][0] in made.tasks.values() and "verdicts" in record["spec"]
     }
     newest: dict[str, tuple[float, Path, str]] = {}
-    for path in _records(workspace, "quality"):
-        record = read_json(path)
-        if record["inputs"][0] in screens and is_done(path.parent):
-            one = (record["created"], path.parent, record["inputs"][0])
-            newest[record["spec"]["machine"]] = max(one, newest.get(record["spec"]["machine"], one))
+    for folder, record in _made_from(workspace, "quality"):
+        machine, screen = record["spec"].get("machine"), record["inputs"][0]
+        if machine in made.logs and screen in screens and is_done(folder):
+            one = (record["created"], folder, screen)
+            newest[machine] = max(one, newest.get(machine, one))
     if not newest:
         return None
     distances, samples = (
-        pd.concat([read_table(newest[machine][1] / f"{name}.parquet") for machine in sorted(newest)], ignore_index=True)
+        pd.concat(
+            [_table(newest[machine][1] / f"{name}.parquet", newest[machine][0]) for machine in sorted(newest)],
+            ignore_index=True,
+        )
         for name in ("distances", "samples")
     )
     stale = [
@@ -434,30 +438,30 @@ class BlindClip:
 def blind_round(
     workspace: Workspace, data: str, table: pd.DataFrame, count: int = ROUND, seed: int | None = None
 ) -> tuple[str, list[BlindClip]]:
-    """(name of the round, clips): half of them candidates that are kept, half training recordings of their conditions,
-    shuffled; fewer where there are fewer. Without a seed, another choice each time.
+    """(name of the round, clips): half of them candidates that are kept, half training recordings, as many of each
+    condition, so that a condition tells nothing; shuffled; fewer where there are fewer. Without a seed, another choice
+    each time.
 
     Raises:
         AsdError: the recordings are gone.
     """
     rng = np.random.default_rng(seed)
     kept = table[table["kept"]]
-    conditions = set(kept["condition"])
-    recordings = [
-        one
-        for machine in sorted(set(kept["machine"]))
-        for one in data_set(workspace, data).of(machine, TRAIN)
-        if Condition.of(one).text in conditions
-    ]
-    each = min(count // 2, len(kept), len(recordings))
-    rows = kept.iloc[rng.permutation(len(kept))[:each]]
-    clips = [
-        BlindClip(place, name, condition, "generated")
-        for place, name, condition in zip(rows["data"], rows["clip"], rows["condition"], strict=True)
-    ]
-    for place in rng.permutation(len(recordings))[:each]:
-        one = recordings[place]
-        clips.append(BlindClip(data, one.clip_id, Condition.of(one).text, "recorded"))
+    recordings: dict[str, list[str]] = {}
+    for machine in sorted(set(kept["machine"])):
+        for one in data_set(workspace, data).of(machine, TRAIN):
+            recordings.setdefault(Condition.of(one).text, []).append(one.clip_id)
+    pairs = []
+    for condition, rows in kept.groupby("condition", sort=True):
+        made = [
+            BlindClip(place, name, str(condition), "generated")
+            for place, name in zip(rows["data"], rows["clip"], strict=True)
+        ]
+        real = [BlindClip(data, name, str(condition), "recorded") for name in recordings.get(str(condition), ())]
+        some = zip(rng.permutation(len(made)), rng.permutation(len(real)), strict=False)  # as many as both have
+        pairs += [(made[i], real[j]) for i, j in some]
+    drawn = [pairs[place] for place in rng.permutation(len(pairs))[: count // 2]]
+    clips = [one for pair in drawn for one in pair]
     return secrets.token_hex(4), [clips[place] for place in rng.permutation(len(clips))]
 
 
@@ -470,12 +474,15 @@ def answer_blind(workspace: Workspace, made: GeneratedSet, round_name: str, aske
 
 
 def blind_results(workspace: Workspace, made: GeneratedSet, round_name: str = "") -> BlindResult:
-    """Of one round, or of all answers about this set."""
+    """Of one round; or of all rounds about this set, each clip once, by its first answer: who hears a clip again may
+    know it."""
     from asd_core.analysis.blind import blind_result
 
     log = _blind(workspace, made)
     answers = pd.DataFrame(log.said(), columns=[*log.fields, "when", "who"])
-    return blind_result(answers[answers["round"] == round_name] if round_name else answers)
+    if round_name:
+        answers = answers[answers["round"] == round_name]
+    return blind_result(answers.drop_duplicates(["data", "clip"]), len(answers))
 
 
 def _blind(workspace: Workspace, made: GeneratedSet) -> BlindAnswers:
@@ -542,16 +549,28 @@ def _records(workspace: Workspace, kind: str) -> list[Path]:
     return sorted((workspace.root / "tasks" / kind).glob("*/meta.json"))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _record(path: Path, stamp: int) -> dict[str, Any] | None:
-    """How a generate task was made; None if it tells too little."""
+    """How a task was made; None if it tells too little."""
     try:
         record = read_json(path)
-        spec = record["spec"]
-        complete = {"machine", "generator", "counts", "log"} <= set(spec) and len(record["inputs"]) == 2
-    except (AsdError, KeyError, TypeError):
+        complete = isinstance(record["spec"], dict) and record["inputs"] and float(record["created"])
+    except (AsdError, OSError, KeyError, TypeError, ValueError):
         return None
     return record if complete else None
+
+
+def _made_from(workspace: Workspace, kind: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folders and records of the tasks of a kind, without those that tell too little; each is read once."""
+    for path in _records(workspace, kind):
+        with suppress(OSError):  # deleted since
+            if record := _record(path, path.stat().st_mtime_ns):
+                yield path.parent, record
+
+
+@lru_cache(maxsize=64)
+def _table(path: Path, created: float) -> pd.DataFrame:
+    return read_table(path)
 
 
 def _is_of(workspace: Workspace, data: str, folder: Path, record: Mapping[str, Any]) -> bool:
@@ -590,5 +609,9 @@ def _logs(workspace: Workspace, made: GeneratedSet) -> dict[str, str]:
 
 
 def _rule_name(rule: Rule) -> str:
-    low, high = rule.confidence
-    return f"rule {low:.2f}–{high:.2f}" + ("" if rule.agreement else ", agreement not asked for")
+    """Another for every rule; what is as `Rule` has it anyway is left out."""
+    low, high = (f"{one:.2f}" if round(one, 2) == one else str(one) for one in rule.confidence)
+    said = [f"rule {low}–{high}"] + ([] if rule.agreement else ["agreement not asked for"])
+    said += [f"near copies below {rule.near_copy}"] if rule.near_copy != Rule().near_copy else []
+    said += [f"level margin {rule.level_margin} dB"] if rule.level_margin != Rule().level_margin else []
+    return ", ".join(said)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from asd_core.api.recordings import CHANNELS, clip, data_set, samples_of, spectrogram
+from asd_core.api.recordings import CHANNELS, clip, data_set, picture_key, samples_of, spectrogram
 from asd_core.api.results import runs
-from asd_core.artifacts import Run, Workspace, is_done, read_embeddings, read_evidence
+from asd_core.artifacts import Run, Workspace, how_again, is_done, read_embeddings, read_evidence
 from asd_core.data.manifest import attribute_text
 from asd_core.data.spectrogram import Axis
 from asd_core.files import digest, read_json, write_with
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from asd_core.types import EmbeddingSet, Evidence
 
 MOST_OTHERS = 20  # clips that a difference may be taken from
-CALM = 5  # clips at least that a map's scale is taken from
 MASKING = 1  # raise it when the masked sound is made differently
 
 
@@ -102,7 +101,7 @@ def heat(workspace: Workspace, run: Run, clip_id: str, branch: str | None = None
 
     A run keeps the local scores of its test clips only, and their truth is not asked for. So the scale runs between the
     1st and the 99.5th percentile of those of the machine and section that the run does not flag: a calm clip looks calm,
-    and no fault, however strong, fades the others. Where it leaves fewer than `CALM` clips, all are taken.
+    and no fault, however strong, fades the others (`analysis.evidence.scale_of`, as for recordings of one's own).
 
     Args:
         branch: None for the first that has a map
@@ -110,7 +109,7 @@ def heat(workspace: Workspace, run: Run, clip_id: str, branch: str | None = None
     Raises:
         AsdError: no such clip or branch, or no map; the message says why.
     """
-    from asd_core.analysis.evidence import RARE, SCALE
+    from asd_core.analysis.evidence import RARE, scale_of
 
     machine = _machine(run, clip_id)
     if branch is None:
@@ -132,11 +131,9 @@ def heat(workspace: Workspace, run: Run, clip_id: str, branch: str | None = None
         )
     own = clip_map(evidence, int(np.flatnonzero(ids == clip_id)[0]), training_ids)
     tested = table[(table["split"] == TEST) & (table["section"] == section)]
-    calm = np.isin(ids, tested["clip_id"][tested["decision"] != 1])
-    whose = "test clips that are not flagged"
-    if calm.sum() < CALM:
-        calm, whose = np.ones(len(ids), dtype=bool), "test clips"
-    low, high, rare = map(float, np.nanpercentile(evidence.values[calm], (*SCALE, RARE)))
+    unflagged = np.isin(ids, tested["clip_id"][tested["decision"] != 1])
+    low, high, rare, is_calm = scale_of(evidence.values, unflagged)
+    whose = "test clips that are not flagged" if is_calm else "test clips"
     limit, words = rare, f"where {100 - RARE:.0f} % of those lie higher"
     if _is_fused(run, table, branch):
         limit, words = float(asked["threshold"].iloc[0]), "the run's threshold"
@@ -239,9 +236,15 @@ def anomaly_sound(workspace: Workspace, run: Run, clip_id: str, branch: str | No
     return path
 
 
-def inspection_stamp(run: Run, clip_id: str, branch: str | None = None) -> str:
-    """Part of the address of what is made from a run; changes when the run is made anew."""
-    return digest([MASKING, run.record["run_id"], (run.folder / "meta.json").stat().st_mtime_ns, clip_id, branch])
+def inspection_stamp(workspace: Workspace, run: Run, clip_id: str, branch: str | None = None) -> str:
+    """Part of the address of what is made from a run and a recording; changes when either is made anew.
+
+    Raises:
+        AsdError: the recording is missing.
+    """
+    made = (run.folder / "meta.json").stat().st_mtime_ns
+    recorded = picture_key(workspace, run.record["data"]["name"], clip_id)
+    return digest([MASKING, run.record["run_id"], made, recorded, branch])
 
 
 def checksum(workspace: Workspace, data: str, clip_id: str) -> str:
@@ -280,11 +283,9 @@ def _machine(run: Run, clip_id: str) -> str:
 
 def _kept(folder: Path, run: Run) -> Path:
     if not is_done(folder):
-        about = run.record
         raise AsdError(
-            f"What {about['run_id']} has made for this is gone or damaged. Run again ({about['system']} --data "
-            f"{about['data']['name']} --profile {about['profile']} --seeds {about['seed']}): only what is missing is "
-            f"computed."
+            f"What {run.record['run_id']} has made for this is gone or damaged. Run again ({how_again(run)}): only what "
+            f"is missing is computed."
         )
     return folder
 
@@ -370,12 +371,12 @@ def _read(path: Path, stamp: int) -> tuple[Evidence, np.ndarray, np.ndarray] | N
 def _why_none(run: Run, branch: str) -> str:
     from asd_core.analysis.evidence import WHOLE_CLIP
 
-    scorer, about = _scorer(run, branch)["name"], run.record
+    scorer = _scorer(run, branch)["name"]
     if scorer in WHOLE_CLIP:
         return f'Branch "{branch}" ({scorer}) judges a clip as a whole and cannot tell where its score comes from.'
     return (
-        f'Branch "{branch}" has kept no evidence: the run was made before it was. Run again ({about["system"]} --data '
-        f"{about['data']['name']} --profile {about['profile']}): nothing is trained that is still there."
+        f'Branch "{branch}" has kept no evidence: the run was made before it was. Run again ({how_again(run)}): '
+        f"nothing is trained that is still there."
     )
 
 
@@ -406,3 +407,9 @@ def _truth(workspace: Workspace, run: Run, clip_id: str) -> tuple[str, str | Non
         return found.domain, attribute_text(found.attributes)
     truth = data.truth.get(clip_id)
     return ("", None) if truth is None else (truth.domain, attribute_text(truth.attributes))
+
+
+def forget() -> None:
+    """Let go of all files that were read: patches of embeddings are mapped, and stay on the disk while they are."""
+    for reader in (_read_embeddings, _read, _score_rows):
+        reader.cache_clear()

@@ -26,7 +26,7 @@ class Line:
     ready: bool
     title: str
     detail: str
-    action: str = ""  # "simulate", "train", "results", "weights", "export" or nothing to do
+    action: str = ""  # "simulate", "data", "train", "results", "weights", "export" or nothing to do
 
 
 def readiness(workspace: Workspace) -> list[Line]:
@@ -49,7 +49,7 @@ def _data_line(workspace: Workspace) -> Line:
         return Line(
             False, "Recordings", "No data set is on this machine yet. The demo is simulated in a minute.", "simulate"
         )
-    return Line(True, "Recordings", " · ".join(parts), "train")
+    return Line(True, "Recordings", " · ".join(parts), "data")
 
 
 def _systems_line() -> Line:
@@ -69,7 +69,8 @@ def _runs_line(workspace: Workspace) -> Line:
         for what in ("scores", *_kept(workspace, run.folder, run_stamp(run))):
             systems[what].add(run.record["system"])
     counts = " · ".join(f"{what}: {len(names)}" for what, names in systems.items())
-    return Line(True, "Results", f"{len(finished)} finished runs. Systems with {counts}.", "results")
+    number = "1 finished run" if len(finished) == 1 else f"{len(finished)} finished runs"
+    return Line(True, "Results", f"{number}. Systems with {counts}.", "results")
 
 
 @lru_cache(maxsize=1024)
@@ -85,17 +86,19 @@ def _kept(workspace: Workspace, folder: Path, stamp: str) -> tuple[str, ...]:
 def _weights_line() -> Line:
     """Whether the published weights are here that the systems of the reports start from."""
     known = weights.statuses()
-    missing = [one.checkpoint.name for one in known if one.state in (weights.ABSENT, weights.DAMAGED)]
+    missing = sum(one.state in (weights.ABSENT, weights.DAMAGED) for one in known)
     if not missing:
         return Line(True, "Published weights", f"All {len(known)} are here.", "weights")
-    told = f"{len(missing)} of {len(known)} are not here ({', '.join(missing)}). The quick profile does without them."
+    told = f"{missing} of {len(known)} are not here. The quick profile does without them."
     return Line(False, "Published weights", told, "weights")
 
 
 def _exports_line(workspace: Workspace) -> Line:
     packages = sorted(workspace.exports.glob("*.zip"), key=lambda path: path.stat().st_mtime)
     if packages:
-        return Line(True, "Submission", f"{len(packages)} packages; the newest is {packages[-1].name}.", "export")
+        newest = packages[-1].name
+        told = f"1 package: {newest}." if len(packages) == 1 else f"{len(packages)} packages; the newest is {newest}."
+        return Line(True, "Submission", told, "export")
     return Line(False, "Submission", "No package has been built yet.", "export")
 
 

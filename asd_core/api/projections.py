@@ -71,14 +71,13 @@ def projections(workspace: Workspace, run: Run) -> list[ProjectionInfo]:
     """Finished maps of the embeddings behind a run, newest first, whichever run they were made from."""
     branches = [branch["name"] for branch in run.record["config"]["branches"]]
     own: dict[tuple[str, str, str], list[str]] = {}  # branches by machine, embeddings and output
-    for machine, scored in run.record.get("scores", {}).items():
+    for machine in run.record.get("scores", {}):
         for branch in branches:
             try:
                 place = machine, maps.embedded_by(workspace, run, machine, branch), maps.output_of(run, branch)
-            except AsdError:  # gone, so no map of it can be this run's
+            except AsdError:  # none or gone, so no map of it can be this run's
                 continue
-            if branch in scored:
-                own.setdefault(place, []).append(branch)
+            own.setdefault(place, []).append(branch)
     found = []
     for meta in (workspace.root / "tasks" / "projection").glob("*/meta.json"):
         if not is_done(meta.parent):
@@ -115,8 +114,8 @@ def mapped_clips(workspace: Workspace, run: Run, key: str, against: Run | None =
     Columns: clip_id, machine, split, x, y; as text, "" where unknown: domain, label ("normal", "anomaly"; training
     clips are normal, generated ones have none), outcome ("TP", "FP", "TN", "FN" of test clips), attributes and one
     column per attribute key, its name after "attribute "; score, percentile (share of the machine's training normals
-    that score at most this, in percent; NaN for generated clips) and, with `against`, disagreement: the other run's
-    percentile less this one's, in points.
+    that score at most this, in percent; NaN for generated clips and of a transductive run) and, with `against`,
+    disagreement: the other run's percentile less this one's, in points.
 
     Raises:
         AsdError: there is no such map.
@@ -247,17 +246,12 @@ def _splits(run: Run) -> pd.DataFrame:
 
 
 def _judged(run: Run) -> pd.DataFrame:
-    """Score and percentile of all recorded clips of a run, by clip_id."""
+    """Score and percentile of all recorded clips of a run, by clip_id; percentiles as of `analysis.percentiles`."""
     from asd_core import analysis
 
     columns = ["clip_id", "machine", "section", "split", "score"]
     scores = pd.read_parquet(run.folder / "scores.parquet", columns=columns)
-    below = np.full(len(scores), np.nan)
-    for rows in scores.groupby(["machine", "section"]).indices.values():
-        own = scores.iloc[rows]
-        normal = own.loc[own["split"] == TRAIN, "score"].to_numpy()
-        if len(normal):
-            below[rows] = analysis.percentile(normal, own["score"].to_numpy())
+    below = analysis.percentiles(scores, bool(run.record.get("transductive")))
     return scores.assign(percentile=below).set_index("clip_id")[["score", "percentile"]]
 
 

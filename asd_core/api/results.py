@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -315,11 +316,14 @@ class Belongings:
     folders: tuple[Path, ...]  # the run's own first
     bytes: int
     kinds: Mapping[str, int]  # tasks by kind
+    reports: int = 0  # files
+    scored: int = 0  # results of scoring dropped recordings
 
 
 def belongings(workspace: Workspace, run: Run) -> Belongings:
     """The run's folder and the finished tasks that nothing else on disk was made from or refers to. Maps of nothing but
-    these go with them: no other run can show them.
+    these go with them: no other run can show them. So do the run's reports, what it said of dropped recordings, and
+    weights that were tuned for it among others.
 
     Generated clips stay, and what they were made with: they are screened by hand, on a page of their own.
     """
@@ -333,9 +337,25 @@ def belongings(workspace: Workspace, run: Run) -> Belongings:
     own |= {one for one, made_of in inputs.items() if one[0] == "projection" and made_of and made_of <= known}
     while kept := {key for outer in inputs.keys() - own for key in inputs[outer]} & {key for _, key in own}:
         own = {one for one in own if one[1] not in kept}
+    run_id = run.record["run_id"]
     folders = [workspace.task(*one) for one in sorted(own) if one in inputs]
-    size = sum(file.stat().st_size for folder in (run.folder, *folders) for file in folder.rglob("*") if file.is_file())
-    return Belongings((run.folder, *folders), size, Counter(folder.parent.name for folder in folders))
+    folders += _told(tasks / "tune", lambda record: run_id in record.get("runs", ()))
+    scored = _told(workspace.root / "scored", lambda record: record.get("run_id") == run_id)
+    reports = [one for one in [workspace.root / "reports" / run_id] if one.is_dir()]
+    every = (run.folder, *folders, *reports, *scored)
+    size = sum(file.stat().st_size for folder in every for file in folder.rglob("*") if file.is_file())
+    kinds = Counter(folder.parent.name for folder in folders)
+    return Belongings(every, size, kinds, sum(len(list(one.glob("*.*"))) for one in reports), len(scored))
+
+
+def _told(place: Path, is_meant: Callable[[dict[str, Any]], bool]) -> list[Path]:
+    """Folders of a place whose record says so; one that cannot be read is passed over."""
+    found = []
+    for meta in sorted(place.glob("*/meta.json")):
+        with suppress(AsdError, OSError, TypeError, AttributeError):
+            if is_meant(read_json(meta)):
+                found.append(meta.parent)
+    return found
 
 
 def _inputs(meta: Path) -> set[str]:
@@ -350,8 +370,11 @@ def delete_run(workspace: Workspace, run_id: str) -> Belongings:
     """Delete a finished run and what `belongings` tells; returns what is gone. The id is looked up among the runs.
 
     Raises:
-        AsdError: there is no such run, a job is active that may be using its parts, or some of them are elsewhere.
+        AsdError: there is no such run, a job is active or another process works on its parts, or some of them are
+            elsewhere.
     """
+    from asd_core.api import inspection
+
     run = next((one for one in runs(workspace) if one.record["run_id"] == run_id), None)
     if run is None:
         raise AsdError(f'There is no finished run "{run_id}"; it may have been deleted.')
@@ -359,7 +382,10 @@ def delete_run(workspace: Workspace, run_id: str) -> Belongings:
         found = belongings(workspace, run)
         if linked := [folder for folder in found.folders if folder.is_symlink()]:
             raise AsdError(f"{linked[0]} is a link, and what it leads to may be used elsewhere. Delete it by hand.")
-        for folder in found.folders:
-            (folder / "meta.json").unlink(missing_ok=True)  # unfinished from now on, whatever happens below
-            shutil.rmtree(folder)
+        # what is being made in a terminal may be made from these parts
+        with workspace.unused([*found.folders, *workspace.unfinished()]):
+            for folder in found.folders:
+                (folder / "meta.json").unlink(missing_ok=True)  # unfinished from now on, whatever happens below
+                shutil.rmtree(folder)
+    inspection.forget()  # a file that is still mapped keeps its place on the disk
     return found

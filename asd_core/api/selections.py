@@ -7,8 +7,11 @@ same list saved twice is one file.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from asd_core.artifacts import Workspace
@@ -23,6 +26,15 @@ class Selection:
     ids: tuple[str, ...]  # clips, in the order they are to be listened to
     where_from: Mapping[str, str]  # the page and its choices, such as run and projection
     created: float
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """How many clips are of each split; generated ones are of a split of their own."""
+        return Counter(clip_id.partition("/")[2].partition("/")[0] for clip_id in self.ids)
+
+    @property
+    def machines(self) -> tuple[str, ...]:
+        return tuple(sorted({clip_id.partition("/")[0] for clip_id in self.ids}))
 
 
 def save_selection(workspace: Workspace, ids: Sequence[str], where_from: Mapping[str, str]) -> str:
@@ -55,7 +67,7 @@ def selection(workspace: Workspace, selection_id: str) -> Selection:
     """
     for path in (workspace.root / "selections").glob("*.json"):
         if path.stem == selection_id:
-            return _read(path)
+            return _read(path, path.stat().st_mtime_ns)
     raise AsdError(f"There is no saved selection “{selection_id}” in this workspace.")
 
 
@@ -63,17 +75,16 @@ def selections(workspace: Workspace, data: str) -> list[Selection]:
     """Saved selections of a data set, newest first; files that cannot be read are passed over."""
     found = []
     for path in (workspace.root / "selections").glob("*.json"):
-        try:
-            found.append(_read(path))
-        except (AsdError, OSError):
-            continue
+        with suppress(AsdError, OSError):
+            found.append(_read(path, path.stat().st_mtime_ns))
     return sorted((one for one in found if one.data == data), key=lambda one: -one.created)
 
 
-def _read(path: Path) -> Selection:
+@lru_cache(maxsize=256)
+def _read(path: Path, stamp: int) -> Selection:
     try:
         stored = read_json(path)
-        ids, created = tuple(stored["ids"]), float(stored["created"])
+        ids, created = tuple(map(str, stored["ids"])), float(stored["created"])
         return Selection(path.stem, stored["data"], ids, stored["where_from"], created)
     except (KeyError, TypeError, ValueError) as error:
         raise AsdError(f"{path} is not a selection. Delete it and save the selection again.") from error

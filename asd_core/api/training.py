@@ -21,6 +21,7 @@ from asd_core.api.results import run_stamp, runs
 from asd_core.artifacts import Run, Workspace
 from asd_core.files import digest, read_json
 from asd_core.jobs import Job
+from asd_core.registry import did_you_mean
 from asd_core.types import AsdError
 
 
@@ -90,8 +91,15 @@ def start_training(
     if not seeds or any(not 0 <= seed < 10_000 for seed in seeds):
         raise AsdError(f"Seeds are whole numbers from 0 to 9999; got {list(seeds)}.")
     arguments = training_arguments(workspace, [name], data_sets(workspace)[data].argument, profile, seeds, machines)
-    title = f"{system.title} · {data} · {profile} · {seeds_text(seeds)}"
+    title = f"{system.title} · {data} · {profile} · {seeds_text(seeds)}{_restricted(machines)}"
     return jobs.start(workspace.jobs, arguments, title, digest(arguments))
+
+
+def _restricted(machines: Sequence[str]) -> str:
+    """What a job's title says of the machines that it is restricted to."""
+    if not machines:
+        return ""
+    return f" · {', '.join(machines) if len(machines) < 3 else f'{len(machines)} machines'}"
 
 
 def lacking_weights(system: config.System, profile: config.Profile) -> str:
@@ -200,6 +208,8 @@ def estimate(workspace: Workspace, name: str, profile: str, machines: int, seeds
     """From the newest run of this system under the profile, or else of one with the same networks and kind of branches,
     in proportion to the number of machines. At most: finished parts, which runs share, are not computed again."""
     described = _described(profile, config_stamp())
+    if name not in described:
+        raise AsdError(f'There is no system "{name}".{did_you_mean(name, described)}')
     like = described[name]
     earlier = [run for run in runs(workspace) if run.record["profile"] == profile and run.record.get("seconds")]
     own = [run for run in earlier if run.record["system"] == name]
@@ -245,6 +255,39 @@ def computed_seeds(workspace: Workspace, name: str, data: str, profile: str, mac
         and (run.record["machines"], run.record["config"]) == (wanted, resolved)
         and run.record["data"]["fingerprint"] == prints
     )
+
+
+def other_settings(
+    workspace: Workspace, name: str, data: str, profile: str, machines: Sequence[str] = ()
+) -> tuple[list[int], list[str]]:
+    """Seeds of the runs of this name on this data set that were made with other settings or from other recordings, and
+    in what the newest of them differs, a few words each; nothing where there is none.
+
+    Raises:
+        AsdError: unknown system, profile, data set or machine, or the recordings are gone.
+    """
+    wanted = sorted(machines or data_set(workspace, data).machines)
+    used = dict(_leaves(_resolved(name, profile, config_stamp())))
+    prints = current_fingerprint(workspace, data, wanted)
+    seeds, told = [], []
+    for run in runs(workspace):
+        record = run.record
+        if (record["system"], record["data"]["name"], record["profile"]) != (name, data, profile):
+            continue
+        before = dict(_leaves(record["config"]))
+        found = [
+            f"{option} was {before.get(option, 'not there')}, is {used.get(option, 'not there')}"
+            for option in dict.fromkeys([*used, *before])
+            if before.get(option) != used.get(option)
+        ]
+        if record["machines"] != wanted:
+            found.append(f"machines: {', '.join(record['machines'])}")
+        elif record["data"]["fingerprint"] != prints:
+            found.append("the recordings have changed")
+        if found:
+            seeds.append(record["seed"])
+            told = told or found
+    return sorted(set(seeds)), told
 
 
 def missing_systems(states: pd.DataFrame) -> list[str]:
@@ -318,10 +361,10 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
     for name, about in _described(profile, config_stamp()).items():
         own, last = finished.get(name), latest.get(name)
         state = "done" if own else "not started"
-        if last and (
-            last.is_active or (last.state != jobs.DONE and (own is None or last.created > own.record["created"]))
-        ):
-            state = last.state
+        if last and (last.is_active or own is None):
+            state = last.state if last.state != jobs.DONE else state
+        elif last and last.state in (jobs.FAILED, jobs.INTERRUPTED) and last.created > own.record["created"]:
+            state = last.state  # a cancelled one takes nothing away from the result
         if about["weights"] not in lacking:
             lacking[about["weights"]] = _lacking(about["weights"])
         row = {key: value for key, value in about.items() if key != "invalid"} | {

@@ -354,17 +354,30 @@ def delete_scored(workspace: Workspace, key: str) -> None:
     if found is None:
         raise AsdError("That result is not there any more.")
     shutil.rmtree(found.folder)
-    kept = {upload_id for one in every if one.key != key for upload_id in one.table["upload"]}
-    active = [job for job in jobs.list_jobs(workspace.jobs) if job.is_active and job.arguments[:1] == ("score",)]
-    kept |= {Path(word).parent.name for job in active for word in job.arguments if word.endswith("clip.wav")}
-    for upload_id in set(found.table["upload"]) - kept:
+    for upload_id in set(found.table["upload"]) - set(used_uploads(workspace)):
         delete_upload(workspace, upload_id)
 
 
+def used_uploads(workspace: Workspace) -> dict[str, str]:
+    """Recordings that cannot be deleted, by id, each with the reason in a sentence."""
+    why = "It was scored: delete its results, and it goes with the last of them."
+    used = {upload_id: why for one in scored(workspace) for upload_id in one.table["upload"]}
+    active = [job for job in jobs.list_jobs(workspace.jobs) if job.is_active and job.arguments[:1] == ("score",)]
+    waited_for = [Path(word).parent.name for job in active for word in job.arguments if word.endswith("clip.wav")]
+    return used | dict.fromkeys(waited_for, "A job is to score it: wait for the job or cancel it first.")
+
+
 def delete_upload(workspace: Workspace, upload_id: str) -> None:
-    """Delete a recording; one that is not there is no problem."""
-    if upload_id in uploads(workspace):
-        shutil.rmtree(workspace.uploads / upload_id)
+    """Delete a recording; one that is not there is no problem.
+
+    Raises:
+        AsdError: a result is of it, or a job is to score it.
+    """
+    if (one := uploads(workspace).get(upload_id)) is None:
+        return
+    if why := used_uploads(workspace).get(upload_id):
+        raise AsdError(f"{one.name} cannot be deleted. {why}")
+    shutil.rmtree(workspace.uploads / upload_id)
 
 
 def scored_neighbours(result: Scored, upload_id: str) -> pd.DataFrame:
@@ -388,6 +401,8 @@ def scored_heats(result: Scored, upload_id: str) -> dict[str, Heat]:
         own = clip_map(kept[0], row, kept[2])
         low, high, rare = about["scale"]
         whose = "the machine's test clips" if about["of_run"] else "these recordings"
+        if about.get("is_calm"):  # results of earlier versions took all test clips
+            whose += " that are not flagged"
         heats[about["name"]] = Heat(
             about["name"],
             "",

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -47,6 +48,7 @@ PRIVATE = re.compile(
     rb"(?<![\w./])/(?:home|Users|root|mnt|media|tmp)/[^\s,:;\"')>]+|\b[A-Za-z]:\\+Users\\+[^\s,;\"')>]+|file:///[^\s\"')>]+"
 )
 LITTER = re.compile(r"(^|/)(\.[^/]+|__MACOSX|Thumbs\.db|desktop\.ini)(/|$)")
+PDF_PAGE = re.compile(rb"/Type\s*/Page(?![A-Za-z])")
 LOWEST_PAUC = 100 * (1 + (0 - 0.005) / (0.1 - 0.005)) / 2  # percent; McClish's scale never goes below it
 
 RULES = {
@@ -79,7 +81,7 @@ RULES = {
     "meta.types": "fields of the meta file hold what they should",
     "meta.authors": "authors are complete, exactly one is corresponding",
     "meta.results": "development results: percent, all seven machines",
-    "report.present": "the technical report, a PDF",
+    "report.present": "the technical report, a PDF with pages",
     "private.path": "no absolute path of anybody's computer inside",
 }
 
@@ -346,8 +348,32 @@ def _check_report(files: Mapping[str, bytes], systems: Iterable[str], findings: 
     for name in reports:
         if not files[name].startswith(b"%PDF-"):
             findings.fail("report.present", "is not a PDF", name)
+        elif b"/Encrypt" in files[name]:
+            findings.warn("report.present", "is encrypted, so its pages cannot be counted", name)
+        elif not _has_page(files[name]):
+            findings.fail("report.present", "is a PDF without a page", name)
         if name.removeprefix("task2/").removesuffix(REPORT) not in systems:
             findings.fail("report.present", "is not named after the label of a system in this package", name)
+
+
+def _has_page(pdf: bytes) -> bool:
+    """Whether a PDF holds a page, written plainly or in a compressed object stream (PDF 1.5), as TeX writes it."""
+    if PDF_PAGE.search(pdf):
+        return True
+    left, place = MAX_PACKAGE, 0
+    while left > 0 and (place := pdf.find(b"/ObjStm", place)) >= 0:
+        place = pdf.find(b"stream", place)
+        if place < 0:
+            return False
+        place += len(b"stream")
+        begin = place + (2 if pdf[place : place + 2] == b"\r\n" else 1)
+        objects = b""
+        with suppress(zlib.error):  # of another filter, or damaged; a page may be elsewhere
+            objects = zlib.decompressobj().decompress(memoryview(pdf)[begin : begin + MiB], min(left, 4 * MiB))
+        if PDF_PAGE.search(objects):
+            return True
+        left -= max(len(objects), MiB // 64)  # a look costs something even where it finds nothing
+    return False
 
 
 def _check_privacy(files: Mapping[str, bytes], findings: _Findings) -> None:
@@ -526,7 +552,8 @@ def _check_meta(label: str, files: Mapping[str, bytes], findings: _Findings) -> 
         get(f"system.description.{field}", (str, int, float, list))
     parameters = get("system.complexity.total_parameters", int)
     if parameters is None and not get.missing("system.complexity.total_parameters"):
-        findings.warn("meta.fields", "system.complexity.total_parameters is null", file)
+        told = "system.complexity.total_parameters is null; state the number, 0 for a system without a network"
+        findings.warn("meta.fields", told, file)
     datasets = get("system.external_datasets", list)
     for index, dataset in enumerate(datasets or []):
         if not isinstance(dataset, dict) or not {"name", "url"} <= dataset.keys():

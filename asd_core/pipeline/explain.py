@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from asd_core.analysis import percentile
-from asd_core.artifacts import Run, Workspace, read_evidence
+from asd_core.artifacts import Run, Workspace, how_again, read_evidence
 from asd_core.config import Branch, System, validate
 from asd_core.fusion import FUSIONS
 from asd_core.fusion.base import Fusion
@@ -150,7 +150,7 @@ def explain(workspace: Workspace, run: Run, clip_id: str) -> Explanation:
     if not np.isclose(fused, clip["score"], rtol=1e-9, atol=1e-12):
         raise AsdError(
             f"{record['run_id']} gave {clip_id} the score {clip['score']:.6g}; fusing its streams now gives "
-            f"{fused:.6g}. It was made by an earlier version: run {record['system']} again."
+            f"{fused:.6g}. It was made by an earlier version: run again ({how_again(run)})."
         )
     own = training["score"].to_numpy()
     return Explanation(
@@ -177,11 +177,9 @@ def why_no_evidence(branch: BranchEvidence, run: Run) -> str:
 
     if not SCORERS[branch.scorer].gives_evidence:
         return f"scorer {branch.scorer} judges a clip as a whole and cannot tell where its score comes from."
-    about = run.record
-    again = f"run {about['system']} --data {about['data']['name']} --profile {about['profile']}"
     return (
-        f"no evidence is kept; the run was made before it was, or its files are gone. Run again ({again}): the "
-        f"scores are computed anew, nothing is trained that is still there."
+        f"no evidence is kept; the run was made before it was, or its files are gone. Run again ({how_again(run)}): "
+        f"the scores are computed anew, nothing is trained that is still there."
     )
 
 

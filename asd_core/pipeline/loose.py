@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from asd_core.analysis import percentile
-from asd_core.analysis.evidence import RARE, SCALE, distances, pooled
+from asd_core.analysis.evidence import distances, pooled, scale_of
 from asd_core.artifacts import (
     Run,
     Workspace,
     begin,
     finish,
+    how_again,
     is_done,
     load_run,
     read_arrays,
@@ -44,8 +45,9 @@ class Local:
 
     evidence: Evidence  # a row per recording
     training_ids: np.ndarray  # that `Evidence.clip` counts
-    scale: tuple[float, float, float]  # percentiles SCALE and RARE of the run's own test clips, else of these
+    scale: tuple[float, float, float]  # as of `evidence.scale_of`, of the run's own test clips, else of these
     of_run: bool  # whether the scale is that of the run's test clips
+    is_calm: bool  # whether it is that of those alone which the run does not flag
     channel: str  # "near", "far", or "" where the branch hears both
 
 
@@ -96,6 +98,8 @@ def judge_files(
             f"that is not marked transductive."
         )
     clips = [Clip(f"{machine}/{TEST}/{path.name}", path, machine, TEST, section) for path in paths]
+    scores = run.scores
+    unflagged = scores.loc[(scores["split"] == TEST) & (scores["decision"] != 1), "clip_id"]
     columns, training = {}, {}
     near, local = [], {}
     batch = None
@@ -120,13 +124,15 @@ def judge_files(
         if section in scored.evidence:
             channel = meta["spec"]["view"].get("channel")
             told = scored.evidence[section][0]
-            scale = _scale(stored, section)
-            own_scale = np.nanpercentile(told.values, (*SCALE, RARE))
+            kept = read_evidence(evidence_file(stored, section))
+            calm = np.isin(kept[1], unflagged) if kept else np.zeros(len(paths), dtype=bool)
+            low, high, rare, is_calm = scale_of(kept[0].values if kept else told.values, calm)
             local[branch.name] = Local(
                 told,
                 own.clip_ids,
-                scale or tuple(map(float, own_scale)),  # type: ignore[arg-type]  # three
-                scale is not None,
+                (low, high, rare),
+                kept is not None,
+                is_calm,
                 channel if channel in ("near", "far") else "",
             )
         if system.decision.spec.get("fit") == "official_batch" and trained is not None:
@@ -159,7 +165,7 @@ def keep(judged: Judged, folder: Path, run_id: str, machine: str, section: str) 
     for number, (name, local) in enumerate(judged.local.items()):
         files = np.array(judged.table["file"])
         write_evidence(folder / f"evidence-{number}.npz", local.evidence, files, local.training_ids)
-        told = {"scale": local.scale, "of_run": local.of_run, "channel": local.channel}
+        told = {"scale": local.scale, "of_run": local.of_run, "is_calm": local.is_calm, "channel": local.channel}
         branches.append({"name": name, "file": f"evidence-{number}.npz"} | told)
     finish(folder, run_id=run_id, machine=machine, section=section, local=branches)
 
@@ -180,15 +186,6 @@ def _nearest(train: EmbeddingSet, test: EmbeddingSet, scorer: dict[str, Any]) ->
     return pd.concat(parts, ignore_index=True)
 
 
-def _scale(scored: Path, section: str) -> tuple[float, float, float] | None:
-    """Marks of the colour scale from the local scores of the run's test clips, if it has kept any."""
-    found = read_evidence(evidence_file(scored, section))
-    if found is None:
-        return None
-    low, high, rare = np.nanpercentile(found[0].values, (*SCALE, RARE))
-    return float(low), float(high), float(rare)
-
-
 def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[Path, Path, Path | None]:
     """Folders of the scores, the embeddings and, if there is one, the trained encoder behind a branch of a run."""
     scored = _done(workspace.task("score", run.record["scores"][machine][branch]), run)
@@ -200,10 +197,8 @@ def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[
 
 def _done(folder: Path, run: Run) -> Path:
     if not is_done(folder):
-        about = run.record
         raise AsdError(
-            f"What {about['run_id']} has made in {folder} is gone or damaged. Run again "
-            f"({about['system']} --data {about['data']['name']} --profile {about['profile']} --seeds {about['seed']}): "
-            f"only what is missing is computed."
+            f"What {run.record['run_id']} has made in {folder} is gone or damaged. Run again ({how_again(run)}): only "
+            f"what is missing is computed."
         )
     return folder

@@ -20,7 +20,7 @@ import pandas as pd
 from asd_core import metrics, tuning
 from asd_core.analysis import labelled_scores
 from asd_core.analysis.runs import tuned_on as weights_tuned_on
-from asd_core.artifacts import Run, Workspace, begin, finish, write_table
+from asd_core.artifacts import MIXED, Run, Workspace, begin, finish, write_table
 from asd_core.config import System, validate
 from asd_core.decision import DECISIONS
 from asd_core.files import digest, write_json, write_text
@@ -401,10 +401,21 @@ def fused_file(runs: Sequence[Run], name: str, found: Tuning) -> str:
         f"Weights tuned on the labelled test clips of {data['name']} ({data['kind']}), "
         f"machines {', '.join(found.machines)}. {found.said}"
     )
+    on = " ".join(filter(None, [on, tuned_before(runs)]))
     kept = [(run, weight) for run, weight in zip(runs, found.weights, strict=True) if weight > 0]
     own = [run for run, _ in kept]
     system, _ = fused_system(own, name, found.normalise, [weight for _, weight in kept], on)
     return system_text(system, told_of(own, on))
+
+
+def tuned_before(runs: Sequence[Run]) -> str:
+    """What figures of machines left out do not say where members were tuned themselves; else ""."""
+    names = [label for run, label in zip(runs, labels_of(runs), strict=True) if weights_tuned_on(run.record)]
+    if not names:
+        return ""
+    return (
+        f"No machine is known to be new to {', '.join(names)}, tuned before: figures of machines left out may flatter."
+    )
 
 
 def told_of(runs: Sequence[Run], tuned_on: str) -> list[str]:
@@ -428,8 +439,6 @@ def save_fusion(workspace: Workspace, runs: Sequence[Run], system: System, table
     Raises:
         AsdError: the file is there already.
     """
-    if path.exists():
-        raise AsdError(f"{path} exists. Give the fusion another name, or delete that file first.")
     tuned_on = system.fusion.spec.get("tuned_on")
     parts, thresholds, notices = [], {}, [tuned_on] if tuned_on else []
     for machine, own in table.groupby("machine", sort=True):
@@ -448,7 +457,7 @@ def save_fusion(workspace: Workspace, runs: Sequence[Run], system: System, table
     columns = ["clip_id", "machine", "section", "split", "domain", "score", "decision", "threshold", *branches]
     profiles = {run.record["profile"] for run in runs}
     facts = {
-        "profile": profiles.pop() if len(profiles) == 1 else "mixed",
+        "profile": profiles.pop() if len(profiles) == 1 else MIXED,
         "seed": min(int(run.record["seed"]) for run in runs),
         "machines": first["machines"],
         "config": system.model_dump(mode="json"),
@@ -474,7 +483,9 @@ def save_fusion(workspace: Workspace, runs: Sequence[Run], system: System, table
     known = labelled_scores(runs[0]).set_index("clip_id")[["label", "domain"]]
     rows = scores[scores["machine"].isin(first["labelled"]) & (scores["split"] == TEST)]
     folder = workspace.run(run_id)
-    with workspace.locked(folder):
+    with workspace.locked(path), workspace.locked(folder):  # other weights of this name go into another folder
+        if path.exists():
+            raise AsdError(f"{path} exists. Give the fusion another name, or delete that file first.")
         begin(folder)
         write_table(folder / "scores.parquet", scores[columns])
         if len(rows):

@@ -17,18 +17,28 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from asd_core.artifacts import Run, Workspace, begin, finish, is_done, read_embeddings, read_table, write_table
+from asd_core.analysis.evidence import pooled
+from asd_core.artifacts import (
+    Run,
+    Workspace,
+    begin,
+    finish,
+    how_again,
+    is_done,
+    read_embeddings,
+    read_table,
+    write_table,
+)
 from asd_core.files import digest, read_json
 from asd_core.pipeline.tasks import GENERATED, VIEW_ITSELF, embeddings_file
 from asd_core.registry import did_you_mean
-from asd_core.types import TEST, TRAIN, AsdError, EmbeddingSet, Progress, no_progress
+from asd_core.types import TEST, TRAIN, AsdError, Progress, no_progress
 
 PROJECTION_VERSION = 1
 SPLITS = (TRAIN, TEST, GENERATED)
 METHODS = ("umap", "pca")
 METRICS = ("cosine", "euclidean", "correlation", "manhattan")
 FEWEST = 10  # clips; of fewer a map says nothing that the list does not
-BLOCK = 256  # clips whose patches are averaged at a time
 NAMED = 5  # clips that are named where many are meant
 
 
@@ -49,12 +59,15 @@ class Projection:
 
 
 def embedded_by(workspace: Workspace, run: Run, machine: str, branch: str) -> str:
-    """Key of the embed task behind a branch of a run.
+    """Key of the embed task behind the scores of a branch of a run.
 
     Raises:
-        AsdError: its score task is gone.
+        AsdError: it has none, or that is gone.
     """
-    scored = workspace.task("score", run.record["scores"][machine][branch]) / "meta.json"
+    task = run.record.get("scores", {}).get(machine, {}).get(branch)
+    if task is None:
+        raise AsdError(f'{run.record["run_id"]} names no scores of branch "{branch}" for {machine}. {_again(run)}')
+    scored = workspace.task("score", task) / "meta.json"
     if not scored.is_file():
         raise AsdError(f"{scored} is gone. {_again(run)}")
     return str(read_json(scored)["inputs"][0])
@@ -163,25 +176,6 @@ def _make(workspace: Workspace, projection: Projection, folder: Path, progress: 
     finish(folder, key=projection.key, kind="projection", spec=spec, inputs=list(projection.embedded), **facts)
 
 
-def clip_vectors(embeddings: EmbeddingSet) -> np.ndarray:
-    """(N, D) float32, one vector per clip: bands and patches are averaged over all but their last axis, steps beyond a
-    clip's end left out."""
-    x = embeddings.x
-    if x.ndim == 2:
-        return np.asarray(x, dtype=np.float32)
-    vectors = np.empty((len(x), x.shape[-1]), dtype=np.float32)
-    for first in range(0, len(x), BLOCK):  # patches of all clips together may be larger than memory
-        block = np.asarray(x[first : first + BLOCK], dtype=np.float32)
-        if embeddings.steps is None:
-            vectors[first : first + BLOCK] = block.mean(axis=tuple(range(1, block.ndim - 1)))
-            continue
-        steps = embeddings.steps[first : first + BLOCK]
-        valid = np.arange(block.shape[1]) < steps[:, None]
-        per_step = block.reshape(*block.shape[:2], -1, block.shape[-1]).mean(axis=2)
-        vectors[first : first + BLOCK] = (per_step * valid[..., None]).sum(axis=1) / steps[:, None]
-    return vectors
-
-
 def pca(x: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """(N, 2) coordinates along the directions of largest variance of (N, D), and the share of the variance each holds.
 
@@ -231,7 +225,7 @@ def _gather(workspace: Workspace, projection: Projection, progress: Progress) ->
             attributes = np.full(len(found), "") if found.attributes is None else found.attributes
             facts = {"clip_id": found.clip_ids, "machine": machine, "split": split, "domain": found.domains}
             tables.append(pd.DataFrame(facts | {"attributes": attributes}))
-            vectors.append(clip_vectors(found))
+            vectors.append(pooled(found.x, found.steps))
     widths = {part.shape[1] for part in vectors}
     if len(widths) > 1:
         sizes = ", ".join(map(str, sorted(widths)))
@@ -281,8 +275,4 @@ def _check_embeddings(x: np.ndarray) -> None:
 
 
 def _again(run: Run) -> str:
-    about = run.record
-    return (
-        f"Run again ({about['system']} --data {about['data']['name']} --profile {about['profile']} --seeds "
-        f"{about['seed']}): only what is missing is computed."
-    )
+    return f"Run again ({how_again(run)}): only what is missing is computed."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 
 from asd_core import analysis, api
 from asd_core.analysis.runs import made_of, tuned_on
-from asd_core.artifacts import Run, Workspace
+from asd_core.artifacts import Run, Workspace, how_again
 from asd_core.files import read_json
 from asd_core.metrics import TRIPLE, TRIPLE_RESTRICTED
 from asd_core.report import charts
@@ -441,11 +440,8 @@ def _provenance(workspace: Workspace, run: Run, against: Run | None) -> Iterator
 
 
 def _again(workspace: Workspace, run: Run) -> str:
-    record = run.record
-    known = api.data_sets(workspace).get(record["data"]["name"])
-    data = known.argument if known else record["data"]["name"]
-    words = ["python", "-m", "asd_core", "run", record["system"], "--data", data, "--profile", record["profile"]]
-    return shlex.join([*words, "--seeds", str(record["seed"])])
+    known = api.data_sets(workspace).get(run.record["data"]["name"])
+    return how_again(run, known.argument if known else "")
 
 
 def moment(seconds: float) -> str:

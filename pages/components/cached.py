@@ -192,8 +192,8 @@ def systems_using(made: api.GeneratedSet) -> list[str]:
 
 
 def matched_recording(data: str, generated: str, clip_id: str) -> api.Match | None:
-    """Raises AsdError where the recordings are gone. (Other recordings would make another set.)"""
-    return _matched_recording(data, generated, clip_id, str(workspace().root))
+    """Raises AsdError where the recordings are gone."""
+    return _matched_recording(data, generated, clip_id, str(workspace().root), api.clips_stamp(workspace(), data))
 
 
 @st.cache_resource(show_spinner=False, max_entries=8)
@@ -217,7 +217,7 @@ def _systems_using(made: api.GeneratedSet, created: float, stamp: str) -> list[s
 
 
 @st.cache_data(show_spinner=False, max_entries=512)
-def _matched_recording(data: str, generated: str, clip_id: str, root: str) -> api.Match | None:
+def _matched_recording(data: str, generated: str, clip_id: str, root: str, stamp: str) -> api.Match | None:
     return api.matched_recording(workspace(), data, generated, clip_id)
 
 

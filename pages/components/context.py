@@ -34,10 +34,30 @@ def page(name: str) -> str:
     return str(PAGES / f"{name}.py")
 
 
+def hold() -> None:
+    """Write what is chosen from now on into the address all at once, when the page has been drawn: a click that changes
+    several choices is one step of the browser's back button. A callback has to ask for it, as it runs before the page.
+    """
+    st.session_state.setdefault("held", {})
+
+
+def release() -> None:
+    """Write what was held."""
+    held: dict[str, str] = st.session_state.pop("held", None) or {}
+    if not held:
+        return
+    st.query_params.update({key: value or [] for key, value in held.items()})  # nothing is written of an empty list
+    for key, value in held.items():
+        if not value:
+            st.query_params.pop(key, None)  # the same address again, which the browser leaves alone
+
+
 def remember(key: str, value: str) -> None:
     """Set a choice, or with "" drop it; to be called where it is made."""
     st.session_state.setdefault("place", {})[key] = value
-    if not value:
+    if "held" in st.session_state:
+        st.session_state["held"][key] = value
+    elif not value:
         st.query_params.pop(key, None)
     elif st.query_params.get(key) != value:
         st.query_params[key] = value
@@ -45,6 +65,9 @@ def remember(key: str, value: str) -> None:
 
 def asked(key: str) -> str | None:
     """The choice as the address or else the session has it, unchecked."""
+    held: dict[str, str] = st.session_state.get("held", {})
+    if key in held:
+        return held[key] or None
     return st.query_params.get(key) or st.session_state.get("place", {}).get(key)
 
 
@@ -69,12 +92,17 @@ def picker(key: str, label: str, options: Sequence[str], default: str, describe:
     """A select box for one of the crossing choices."""
     value = choose(key, options, default, label.lower())
     st.session_state[f"{key}_picker"] = value
+
+    def take() -> None:
+        hold()  # another machine has another clip
+        remember(key, st.session_state[f"{key}_picker"])
+
     st.selectbox(
         label,
         options,
         format_func=describe,
         key=f"{key}_picker",
-        on_change=lambda: remember(key, st.session_state[f"{key}_picker"]),
+        on_change=take,
     )
     return value
 
@@ -94,4 +122,5 @@ def show_notes() -> None:
 def link() -> str:
     """The address of exactly this view."""
     base = (st.context.url or "").partition("?")[0]
-    return f"{base}?{urlencode(st.query_params.to_dict())}"
+    now = st.query_params.to_dict() | st.session_state.get("held", {})
+    return f"{base}?{urlencode({key: value for key, value in now.items() if value})}"

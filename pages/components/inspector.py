@@ -212,7 +212,7 @@ def _player(shown: Shown) -> api.ClipFacts | None:
             st.caption(f":material/info: There is no A/B. {words.plain(str(error))}")
     url = None
     if shown.run and heat and not heat.reason:
-        stamp = api.inspection_stamp(shown.run, shown.clip_id, heat.branch)
+        stamp = api.inspection_stamp(workspace(), shown.run, shown.clip_id, heat.branch)
         url = pictures.anomaly_url(shown.run.record["run_id"], shown.clip_id, heat.branch, stamp)
     player.mount(
         sound,
@@ -238,22 +238,7 @@ def _heat(shown: Shown) -> player.Heat:
         found = cached.heat(shown.run, shown.clip_id, shown.branch)
     except api.AsdError as error:
         return player.Heat(reason=str(error), branch=shown.branch)
-    own = found.map
-    if own.values.size > player.MOST_CELLS:
-        return player.Heat(reason=f"The map has {own.values.size:,} cells, too many to draw.", branch=shown.branch)
-    return player.Heat(
-        values=own.values.tolist(),
-        start=own.start.tolist(),
-        stop=own.stop.tolist(),
-        edges=own.edges.tolist(),
-        low=found.low,
-        high=found.high,
-        threshold=found.limit,
-        branch=found.branch,
-        unit=f"{found.unit}; contour: {found.limit_words}",
-        places=[(p.start, p.stop, p.low, p.high, p.score, _compared(p)) for p in found.places],
-        channel=found.channel,
-    )
+    return player.drawn(found)
 
 
 def _against(shown: Shown) -> str:
@@ -387,13 +372,6 @@ def _why(shown: Shown) -> None:
     )
 
 
-def _compared(place: api.Place) -> str:
-    if not place.match:
-        return "nearest to an invented example"
-    at = "" if place.match_start is None else f" at {place.match_start:.1f} s"
-    return f"nearest to {_name(place.match)}{at}"
-
-
 def _systems(shown: Shown) -> None:
     assert shown.run
     table = cached.scores_by_system(shown.data, shown.clip_id)
@@ -425,7 +403,7 @@ def _difference(shown: Shown) -> None:
     try:
         near = cached.neighbours(shown.run, shown.clip_id, shown.branch)
         facts = api.clip_facts(workspace(), shown.data, shown.clip_id)
-        version = api.picture_key(workspace(), shown.data, shown.clip_id)
+        version = pictures.difference_key(workspace(), shown.data, shown.clip_id, list(near["clip_id"]))
     except api.AsdError as error:
         st.info(words.plain(str(error)))
         return

@@ -6,7 +6,6 @@ Differences of spectrograms are dark where nothing differs, so that they read li
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Sequence
 from html import escape
@@ -44,15 +43,25 @@ def difference(
     workspace: api.Workspace, data: str, kind: str, clip_id: str, others: Sequence[str], others_data: str
 ) -> Path:
     """File of the lossless WebP image of `api.difference`; kind is "<channel>-<axis>"."""
-    keys = [api.picture_key(workspace, data, clip_id)]
-    keys += [api.picture_key(workspace, others_data, other) for other in others]
-    name = hashlib.sha256(" ".join([*keys, kind]).encode()).hexdigest()[:24]
-    path = workspace.cache / "differences" / f"{name}-{STYLE}.webp"
+    key = difference_key(workspace, data, clip_id, others, others_data)
+    path = workspace.cache / "differences" / f"{key}-{kind}-{STYLE}.webp"
     if not path.is_file():
         channel, axis = KINDS[kind]
         levels = api.difference(workspace, data, clip_id, others, channel, axis, others_data)
         api.write_bytes(path, _image((levels[::-1] + LOUDER_DB) / (2 * LOUDER_DB), "berlin"))
     return path
+
+
+def difference_key(
+    workspace: api.Workspace, data: str, clip_id: str, others: Sequence[str], others_data: str | None = None
+) -> str:
+    """Changes when any of the recordings does.
+
+    Raises:
+        AsdError: one of them is missing.
+    """
+    keys = [api.picture_key(workspace, others_data or data, other) for other in others]
+    return api.digest([api.picture_key(workspace, data, clip_id), *keys])
 
 
 def difference_url(

@@ -139,6 +139,37 @@ class Heat:
     channel: str = ""  # near or far, the one the map belongs to; "": it is drawn over both
 
 
+def drawn(found: api.Heat) -> Heat:
+    """A branch's map as the player draws it."""
+    own = found.map
+    if own.values.size > MOST_CELLS:
+        return Heat(reason=f"The map has {own.values.size:,} cells, too many to draw.", branch=found.branch)
+    return Heat(
+        values=own.values.tolist(),
+        start=own.start.tolist(),
+        stop=own.stop.tolist(),
+        edges=own.edges.tolist(),
+        low=found.low,
+        high=found.high,
+        threshold=found.limit,
+        branch=found.branch,
+        unit=f"{found.unit}; contour: {found.limit_words}",
+        places=[(p.start, p.stop, p.low, p.high, p.score, _compared(p)) for p in found.places],
+        channel=found.channel,
+    )
+
+
+def _compared(place: api.Place) -> str:
+    if not place.match:
+        return "nearest to an invented example"
+    at = "" if place.match_start is None else f" at {place.match_start:.1f} s"
+    return f"nearest to {_title(place.match)}{at}"
+
+
+def _title(clip_id: str) -> str:
+    return clip_id.rpartition("/")[2].removesuffix(".wav")
+
+
 def sound(data: str, clip_id: str, axis: api.Axis) -> tuple[Sound, api.ClipFacts]:
     """A clip for the player, and its file's facts.
 
@@ -157,7 +188,7 @@ def sound(data: str, clip_id: str, axis: api.Axis) -> tuple[Sound, api.ClipFacts
         else:
             views.append(ChannelView(channel.capitalize(), "", "", "This file has one channel only."))
     made = Sound(
-        title=clip_id.rpartition("/")[2].removesuffix(".wav"),
+        title=_title(clip_id),
         data=data,
         clip_id=clip_id,
         seconds=facts.seconds,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import streamlit as st
@@ -11,17 +12,14 @@ import streamlit as st
 from pages.components import pictures, words
 
 FIGURES = {"omega": "Ω", "auc_source": "AUC source", "auc_target": "AUC target", "pauc": "pAUC", "hmean": "h-mean"}
+ROWS: Final = ("single-row", "single-cell")  # selection modes of a table in which a cell stands for its row
 GREY = "background-color: transparent; color: #8A949C"
 TINT = "38, 160, 148"  # red, green, blue of a good value's background
 
 
 def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str, Any]]:
     """The board as shown, and its column configuration."""
-    titles = map(words.marked, board["title"], board["transductive"])
-    shown = pd.DataFrame(
-        {"Name": board["system"], "System": list(titles), "Profile": board["profile"], "Ω": board["omega"]}
-    )
-    shown["±"] = board["half_width"]
+    shown = pd.DataFrame({"Name": board["system"], "Ω": board["omega"], "±": board["half_width"]})
     if board["omega_lomo"].notna().any():
         shown["Ω lomo"] = board["omega_lomo"]
     for name in ("auc_source", "auc_target", "pauc"):
@@ -34,6 +32,8 @@ def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str
     shown["False alarms"] = 100 * pd.to_numeric(board["false_alarm_rate"])
     shown["Machines"] = board["measured"]
     shown["Seeds"] = board["seeds"]
+    shown["Profile"] = board["profile"]
+    shown["System"] = list(map(words.marked, board["title"], board["transductive"]))
     numbers = [*FIGURES.values(), "±", "Ω lomo", "Dom.-restricted", "False alarms", *tinted]
     numbers = [name for name in numbers if name in shown]
     shown[numbers] = shown[numbers].apply(pd.to_numeric)
@@ -49,7 +49,7 @@ def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str
         "False alarms": "Share of normal training clips above the threshold; means nothing of a transductive system",
     }
     config = {name: st.column_config.Column(name, help=text) for name, text in helps.items()}
-    return styled, config
+    return styled, config | {"Name": st.column_config.Column("Name", pinned=True)}
 
 
 def published(table: pd.DataFrame) -> list[str]:
@@ -81,7 +81,7 @@ def differences(table: pd.DataFrame) -> Any:
     for name in figures:
         shown[FIGURES[name]] = table[name]
     shown["95 % of h-mean"] = [
-        "–" if pd.isna(low) else f"{_signed(low)} to {_signed(high)}"
+        "–" if pd.isna(low) else f"{words.points(low)} to {words.points(high)}"
         for low, high in zip(table["low"], table["high"], strict=True)
     ]
     shown["p (Holm)"] = table["p"]
@@ -93,12 +93,8 @@ def _machines(table: pd.DataFrame) -> pd.Series:
     return table["machine"] if table["section"].nunique() == 1 else table["machine"] + " " + table["section"]
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "−")
-
-
 def _arrow(value: float) -> str:
-    return f"{'▲' if value > 0 else '▼' if value < 0 else '='} {_signed(value)}"
+    return f"{'▲' if value > 0 else '▼' if value < 0 else '='} {words.points(value)}"
 
 
 def clips(table: pd.DataFrame, data: str, version: str, has_sound: bool) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -263,17 +259,21 @@ def _some(names: list[str], most: int = 3) -> str:
 
 
 def pick_row(key: str, row: int | None) -> None:
-    """Select a row of a table that is drawn afterwards; None selects nothing."""
-    pick_rows(key, [] if row is None else [row])
+    """Select a row of a table that is drawn afterwards, and in it the cell in whose column one is; None selects
+    nothing."""
+    if row is None:
+        pick_rows(key, [])
+    else:
+        pick_rows(key, [row], [[row, column] for _, column in _selected(key)[1]])
 
 
 def pick_rows(key: str, rows: list[int], cells: list[list[Any]] | None = None) -> None:
     """Select rows and cells of a table that is drawn afterwards. What is selected already is left alone: a table whose
     selection is set is sent to the browser anew."""
     wanted = {"rows": rows, "columns": [], "cells": cells or []}
-    now = st.session_state.get(key, {}).get("selection", {})
-    if [list(now.get("rows", ())), [list(cell) for cell in now.get("cells", ())]] != [rows, wanted["cells"]]:
+    if _selected(key) != [rows, wanted["cells"]]:
         st.session_state[key] = {"selection": wanted}
+    st.session_state[f"{key}_drawn"] = [rows, wanted["cells"]]
 
 
 def pick_cell(key: str, row: int | None, column: str) -> None:
@@ -281,9 +281,16 @@ def pick_cell(key: str, row: int | None, column: str) -> None:
     pick_rows(key, [], [] if row is None else [[row, column]])
 
 
+def is_echo(key: str) -> bool:
+    """Whether the browser only says again what was selected for it. It does so at any click elsewhere, and what that
+    click has chosen must not be undone."""
+    return _selected(key) == st.session_state.get(f"{key}_drawn")
+
+
 def picked_cell(key: str) -> tuple[int, str] | None:
+    """The cell that a visitor has picked; None if there is none, or no other than before."""
     cells = st.session_state[key]["selection"]["cells"]
-    return (int(cells[0][0]), str(cells[0][1])) if cells else None
+    return (int(cells[0][0]), str(cells[0][1])) if cells and not is_echo(key) else None
 
 
 def picked_rows(key: str) -> list[int]:
@@ -291,8 +298,16 @@ def picked_rows(key: str) -> list[int]:
 
 
 def picked_row(key: str) -> int | None:
-    rows = st.session_state[key]["selection"]["rows"]
-    return rows[0] if rows else None
+    """The row that a visitor has picked, by its tick box or by a cell; None if there is none, or no other than before."""
+    rows, cells = _selected(key)
+    before, _ = st.session_state.get(f"{key}_drawn", ([], []))
+    new = [row for row in (*rows, *(row for row, _ in cells)) if row not in before]
+    return new[0] if new else None
+
+
+def _selected(key: str) -> list[list[Any]]:
+    now = st.session_state.get(key, {}).get("selection", {})
+    return [list(now.get("rows", ())), [list(cell) for cell in now.get("cells", ())]]
 
 
 def _tint(value: float) -> str:
@@ -441,6 +456,18 @@ def candidate(row: pd.Series, window: tuple[float, float]) -> pd.DataFrame:
     return pd.DataFrame(shown)
 
 
+def reasons(row: pd.Series) -> str:
+    """Why a generated clip does not pass. A confidence has three digits, rounded down: with two, 0.499 reads as the 0.5
+    that it is below."""
+    said = str(row["reasons"])
+    for one in ("near", "far"):
+        sure = row.get(f"{one}_confidence")
+        if sure is not None and not pd.isna(sure):
+            told = f"{one}: confidence {math.floor(1000 * sure) / 1000:.3f} below"
+            said = said.replace(f"{one}: confidence {sure:.2f} below", told)
+    return said
+
+
 def screened_state(table: pd.DataFrame) -> pd.Series:
     """In a word with its sign, what becomes of each generated clip."""
     states = table["kept"].map({True: "kept", False: "dropped"}).astype(object)
@@ -466,7 +493,7 @@ def candidates(table: pd.DataFrame, version: str) -> tuple[pd.DataFrame, dict[st
         "Near": st.column_config.ImageColumn("Near", help="Spectrogram of the near microphone", width="small"),
         "Listen": st.column_config.AudioColumn("Listen", help="Near microphone; double-click to play", width="small"),
         "Confidence": st.column_config.ProgressColumn(
-            "Confidence", format="%.2f", min_value=0, max_value=1, help="The lower of the two microphones'"
+            "Confidence", format="%.3f", min_value=0, max_value=1, help="The lower of the two microphones'"
         ),
     }
     return shown, config

@@ -1,5 +1,6 @@
-"""The tour: nine places on the demo data, each with what to look at and why. A card on top of the page, never in its
-way; where it stands is in the address (``tour=3``), so that it survives a page switch and a refresh."""
+"""The tour: nine places on the demo data, each with what to look at and why. A card that stays on top of the page, with
+an outline round what it speaks of; where it stands is in the address (``tour=3``), so that it survives a page switch
+and a refresh."""
 
 from __future__ import annotations
 
@@ -12,11 +13,26 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import cached, jobs, words
-from pages.components.context import asked, note, page, remember, workspace
+from pages.components.context import PAGES, asked, note, page, remember, workspace
 
 DEMO = "demo"
 SYSTEMS = ("logmel-maha", "logmel-knn")  # trained in seconds; two, so that there is something to fuse
 Place = dict[str, str]  # query parameters
+
+OUTLINE = "#118178"  # stands out from both grounds
+ROOM = "13.25rem"  # of the page's header and the card
+CARD = "[data-testid='stLayoutWrapper']:has(> .st-key-tour)"
+INSPECTOR = "[data-testid='stColumn']:has(> * .st-key-inspector)"
+STYLE = f"""
+{CARD} {{ margin-top: 1.5rem; }}
+.st-key-tour {{ background: Canvas; }}
+.st-key-tour_scroll {{ display: none; }}
+@media (min-width: 1100px) and (min-height: 800px) {{
+  {CARD} {{ position: sticky; top: 3.75rem; z-index: 99; }}
+  .stApp {INSPECTOR} {{ top: {ROOM}; max-height: calc(100vh - {ROOM} - 0.5rem); }}
+}}
+"""
+_scroll = st.components.v2.component("asd_tour", html="", js=(PAGES.parent / "assets" / "tour.js").read_text())
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,7 @@ class Step:
     look: str
     place: Callable[[], Place]
     lack: Callable[[], Lack | None]
+    target: str = ""  # key of the part of the page that it is about, which is brought into view and outlined
 
 
 def button() -> None:
@@ -76,6 +93,19 @@ def show() -> None:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.markdown(f":orange[:material/pending:] {lack.why}", width="content")
                 _maker(lack)
+        st.html(f"<style>{STYLE}{_outline(step.target)}</style>")
+        _scroll(key="tour_scroll", data={"stop": str(number), "target": step.target})
+
+
+def _outline(target: str) -> str:
+    """The style of what a stop is about."""
+    if not target:
+        return ""
+    whole = INSPECTOR if target == "inspector" else f".st-key-{target}"
+    return (
+        f".st-key-{target} {{ scroll-margin-top: {ROOM}; }}"
+        f" {whole} {{ outline: 2px solid {OUTLINE}; outline-offset: 6px; border-radius: 4px; }}"
+    )
 
 
 def _steps(number: int, is_ready: bool) -> None:
@@ -243,7 +273,7 @@ STEPS = (
         "Demo data",
         "home",
         "Simulated machines in the layout of DCASE 2026 Task 2: normal clips to train on, test clips to judge. The list "
-        "below tells what is there and what to do next.",
+        "below tells what is there and what to do next. **Data** shows and plays the recordings.",
         dict,
         _needs_data,
     ),
@@ -251,25 +281,28 @@ STEPS = (
         "Leaderboard",
         "results",
         "Every trained system in one table, the best first. Ω is the official score; its interval tells whether a lead "
-        "is more than chance.",
+        "is more than chance. **Report** makes one file of a run, to be sent to others.",
         _best,
         _needs_runs(1),
+        "leaderboard",
     ),
     Step(
         "The worst false alarm",
         "results",
-        "Further down, the clip list starts with normal clips that were flagged, the worst on top. The first one is "
-        "chosen: a machine in order that the system takes for a broken one.",
+        "The clip list starts with normal clips that were flagged, the worst on top. The first one is chosen: a machine "
+        "in order that the system takes for a broken one.",
         _worst,
         _needs_runs(1),
+        "clips",
     ),
     Step(
         "Hear it",
         "results",
-        "Play the clip on the right of the list (Space), then press B to switch to its nearest normal training clip at the same "
-        "moment. What differs is what raised the score.",
+        "Play the clip (Space), then press B to switch to its nearest normal training clip at the same moment. What "
+        "differs is what raised the score. **Score a clip** shows a recording of your own in the same way.",
         _worst,
         _needs_runs(1),
+        "inspector",
     ),
     Step(
         "Map of clips",
@@ -278,6 +311,7 @@ STEPS = (
         "a point to hear it.",
         _worst,
         _needs_map,
+        "clip_map",
     ),
     Step(
         "Generated clips",

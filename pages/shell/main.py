@@ -9,7 +9,7 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import cached, jobs, tour, words
-from pages.components.context import PAGES, asked, picker, show_notes, workspace
+from pages.components.context import PAGES, asked, hold, picker, release, show_notes, workspace
 from pages.shell.places import CHOICES, PLACES
 
 ASSETS = PAGES.parent / "assets"
@@ -99,13 +99,17 @@ def pick(choices: Sequence[str]) -> None:
             pick_machine(api.data_set(workspace(), data).machines)
 
 
-with st.sidebar:
-    navigation()
-    pick(CHOICES[page.url_path or "home"])
-    jobs.tray()
+hold()
+try:
+    with st.sidebar:
+        navigation()
+        pick(CHOICES[page.url_path or "home"])
+        jobs.tray()
 
-jobs.announce()
-tour.show()
-show_notes()
-jobs.show_problems()
-page.run()
+    jobs.announce()
+    tour.show()
+    show_notes()
+    jobs.show_problems()
+    page.run()
+finally:
+    release()

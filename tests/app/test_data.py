@@ -8,6 +8,7 @@ import pytest
 from asd_core import api, jobs
 from asd_core.data import audio, doctor
 from tests.app import example
+from tests.app.test_pages import place
 
 PARTS = ("Clips by machine", "Sound quality", "Listen", "Get data")
 
@@ -86,6 +87,8 @@ def test_not_checked_then_checked_then_out_of_date(open_app, own, tmp_path):
     assert "silent" in set(table(app, "What to do")["Finding"])
     app = open_app(own, "data", part="Sound quality", rule="silent")
     assert table(app, "File or machine")["File or machine"].unique().tolist() == [f"fan/train/{quiet.name}"]
+    assert place(app, "clip") == f"fan/train/{quiet.name}", "it can be heard beside the table"
+    assert app.button(key="next").disabled
     assert set(table(app, "Correlation")["Machine"]) == set(api.data_set(own, "workshop").machines)
     os.utime(quiet, ns=(1, 1))
     assert "Files have changed since the check" in texts(open_app(own, "data", part="Sound quality"))

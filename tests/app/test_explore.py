@@ -1,13 +1,15 @@
 """The page Explore and what it reads: maps, selections, and every state the page can be in."""
 
 import base64
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from asd_core import api
-from asd_core.artifacts import Workspace, load_run
+from asd_core.artifacts import Workspace, finish, load_run
+from asd_core.files import read_json, write_json
 from asd_core.pipeline.projection import plan_projection, project
 from asd_core.types import AsdError
 from pages.components import clip_map
@@ -79,6 +81,53 @@ def test_what_is_known_of_a_mapped_clip(mapped):
     assert set(drone["label"]) | set(drone["domain"]) | set(drone["outcome"]) | set(drone["attributes"]) == {""}
     with pytest.raises(AsdError, match="no finished map"):
         api.mapped_clips(mapped, run, "../../runs")
+
+
+def test_a_transductive_run_has_no_percentile_on_the_map(mapped, open_app):
+    data = api.data_set(mapped, "workshop")
+    ranks = example.add_run(mapped, data, "official-mse", 1.0, seed=5, transductive=True)
+    run, other = load_run(mapped, RUN), load_run(mapped, ranks)
+    (info,) = api.projections(mapped, run)
+    clips = api.mapped_clips(mapped, run, info.key, other)
+    assert clips["percentile"].notna().all()
+    assert clips["disagreement"].isna().all()
+    assert api.mapped_clips(mapped, other, info.key)["percentile"].isna().all()
+
+    app = open_app(mapped, "explore", run=RUN, machine="fan", colour="disagreement")
+    assert ranks not in app.selectbox(key="other_picker").options
+    record = read_json(mapped.run(RUN) / "run.json") | {"transductive": True}
+    (mapped.run(RUN) / "meta.json").unlink()
+    write_json(mapped.run(RUN) / "run.json", record)
+    finish(mapped.run(RUN), key=RUN)
+    app = open_app(mapped, "explore", run=RUN, machine="fan", colour="percentile")
+    assert "percentile" in said(app, "warning")
+    assert not {"Score percentile", "Disagreement of two runs"} & set(app.selectbox(key="colour_picker").options)
+    assert "scores depend on the other test clips" in said(app, "caption")
+    app.selectbox(key="take_group").select("fan").run()
+    app.session_state["selection_tabs"] = "Scores"
+    app.run()
+    assert not app.exception
+    assert "Nothing to compare" in said(app, "caption")
+
+
+def test_branches_without_scores_have_no_maps_and_say_so(mapped):
+    run = load_run(mapped, RUN)
+    run.record["config"]["branches"].append(run.record["config"]["branches"][0] | {"name": "late"})
+    (info,) = api.projections(mapped, run)
+    assert "late" not in info.branches
+    assert 'no scores of branch "late"' in api.plan_map(mapped, run, "fan", ["train"], branch="late").problem
+
+
+def test_the_figure_follows_the_labels(mapped, open_app, tmp_path, built):
+    shutil.copytree(built / "sounds", tmp_path / "sounds")
+    place = mapped.dataset("workshop") / "dataset.json"
+    write_json(place, read_json(place) | {"root": str(tmp_path / "sounds")})
+    app = open_app(mapped, "explore", run=RUN, machine="fan", colour="label")
+    before = app.session_state["figure_facts"]
+    name = tmp_path / "sounds" / "fan" / "test" / "section_00_target_test_anomaly_0001_speed_9.wav"
+    name.rename(name.with_name(name.name.replace("anomaly_0001", "normal_0099")))
+    app.run()
+    assert app.session_state["figure_facts"] != before
 
 
 def test_enrichment_tells_what_a_selection_shares(mapped):
@@ -298,10 +347,6 @@ def test_a_selection_of_other_data_is_not_shown(mapped, open_app):
 
 
 def test_missing_recordings_leave_the_map(mapped, open_app, built, tmp_path):
-    import shutil
-
-    from asd_core.files import read_json, write_json
-
     shutil.copytree(built / "sounds", tmp_path / "sounds")
     about = mapped.dataset("workshop") / "dataset.json"
     write_json(about, read_json(about) | {"root": str(tmp_path / "sounds")})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asd_core import api, config, jobs
-from asd_core.artifacts import write_table
+from asd_core.artifacts import finish, write_table
 from asd_core.data.manifest import DataSet, scan
 from asd_core.files import read_json, write_json
 from tests.app import example
@@ -77,6 +77,42 @@ def test_sliders_keep_their_sum_and_move_omega(open_app, weak):
     assert weights(app) == [0.34, 0.33, 0.33]
     assert metric(app, "Ω of the fusion") == before
     assert "set by hand" not in texts(app)
+
+
+def test_members_picked_by_omega_or_tuned_before_are_told_beside_the_figures(open_app, full):
+    app = open_app(full, "fusion")
+    assert "Members picked by their Ω" in texts(app)
+    folder = full.run(place(app, "members").split(",")[0])
+    record = read_json(folder / "run.json")
+    (folder / "meta.json").unlink()
+    record["config"]["fusion"] = {"name": "weighted", "weights": [1.0], "tuned_on": "Tuned on every machine."}
+    write_json(folder / "run.json", record)
+    finish(folder, key=folder.name)
+    app = open_app(full, "fusion")
+    assert weights(app) == [0.5, 0.5]
+    assert f"{record['system']} was tuned itself. Tuned on every machine." in texts(app).replace("\\", "")
+    app = open_with(open_app, full, *example.SYSTEMS)
+    assert "Members picked in view of Ω" in texts(app)
+
+
+def test_saved_fusions_stand_back_and_overlaps_are_told(open_app, full):
+    runs = {run.record["system"]: run for run in api.runs(full)}
+    best = [runs["logmel-maha"], runs["logmel-knn"]]
+    fused = api.save_fusion(full, best, "fusion-1", "ztrain", [0.5, 0.5])
+    other = api.save_fusion(full, [runs["logmel-maha"], runs["official-mse"]], "fusion-2", "ztrain", [0.5, 0.5])
+    app = open_app(full, "fusion")
+    assert not {fused, other} & set(place(app, "members").split(","))
+    assert not any("counts twice" in one.value for one in app.warning)
+    app = open_app(full, "fusion", members=f"{fused},{best[0].record['run_id']}")
+    told = "fusion-1 (seed 0) contains logmel-maha (seed 0): what both hold counts twice."
+    assert told in texts(app).replace("\\", "")
+    again = api.save_fusion(full, [api.load_run(full, fused), runs["official-mse"]], "fusion-3", "ztrain", [0.5, 0.5])
+    picked = [api.load_run(full, one) for one in (other, again)]
+    assert api.overlaps(full, picked) == ["fusion-3 (seed 0) contains fusion-2 (seed 0): what both hold counts twice."]
+    assert api.overlaps(full, [api.load_run(full, one) for one in (fused, other)])[0].startswith(
+        "fusion-1 (seed 0) shares"
+    )
+    assert api.overlaps(full, best) == []
 
 
 def test_a_link_shows_exactly_this_fusion(open_app, full):

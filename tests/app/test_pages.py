@@ -134,15 +134,22 @@ def test_next_and_previous_follow_the_list_as_shown(open_app, full):
     assert place(app, "clip") == ids[1]
 
 
-def test_a_filter_keeps_the_clip_not_the_row_number(open_app, full):
-    app = open_app(full, "results", show="By name", machine="valve")
-    app.button(key="next").click().run()
-    clip_id = place(app, "clip")
+def test_another_list_begins_with_its_first_clip(open_app, full):
+    last = "valve/test/section_00_target_test_normal_0003_speed_9.wav"
+    app = open_app(full, "results", show="By name", machine="valve", clip=last)
+    assert place(app, "clip") == last, "an address says which clip"
     app.selectbox(key="show").set_value("Highest scores").run()
-    assert place(app, "clip") == clip_id
+    assert "1 of 16" in texts(app)
+    assert place(app, "clip") != last
+    first = place(app, "clip")
     app.text_input(key="text").set_value("no such clip").run()
     assert "No clip fits" in texts(app)
-    assert place(app, "clip") == clip_id
+    app.text_input(key="text").set_value("").run()
+    assert place(app, "clip") == first
+    app.button(key="next").click().run()
+    assert place(app, "clip") != first
+    app.pills(key="domain").set_value(["target"]).run()
+    assert "1 of 8" in texts(app)
 
 
 def test_a_plus_in_a_typed_address_arrives_as_a_space(open_app, full):
@@ -334,9 +341,11 @@ def fill_in(app, institute: str = "LU"):
     return app.run()
 
 
-def build(app, report: bool = True):
-    if report:
-        app.file_uploader(key="report").upload("report.pdf", b"%PDF-1.7\n%%EOF\n", "application/pdf").run()
+PAPER = b"%PDF-1.7\n1 0 obj <</Type /Page>> endobj\n%%EOF\n"
+
+
+def build(app, report: bytes = PAPER):
+    app.file_uploader(key="report").upload("report.pdf", report, "application/pdf").run()
     app.button(key="build").click().run()
     assert not app.exception, [one.value for one in app.exception]
     return app
@@ -345,11 +354,16 @@ def build(app, report: bool = True):
 def test_a_package_is_built_and_checked(open_app, full):
     app = open_app(full, "export")
     assert app.button(key="build").disabled
-    build(fill_in(app), report=False)
+    fill_in(app)
+    assert "Still missing or not in the right form: [technical report" in texts(app)
+    assert app.button(key="build").disabled
+    build(app, report=b"%PDF-1.7\n%%EOF\n")
     assert (full.exports / "Byron_LU_task2.zip").is_file()
     findings = next(one.value for one in app.dataframe if "Finding" in one.value)
     failed = findings[findings["Result"].str.startswith("✗")]
-    assert set(failed["Rule"]) == {"the technical report, a PDF"}  # the one thing that was left out
+    assert set(failed["Rule"]) == {"the technical report, a PDF with pages"}
+    assert any("1 finding stands in the way" in one.value for one in app.error)
+    assert "[technical report (step 3)](#step-3)" in texts(app)
     assert all(button.disabled for button in app.get("download_button"))
 
 

@@ -146,8 +146,25 @@ def test_a_saved_selection_is_the_list(open_app, full):
     assert place(app, "clip") == ids[1]
     app.button(key="chip_selection").click().run()
     assert "selection" not in app.query_params
+    app.selectbox(key="saved_selection").set_value(saved).run()
+    assert place(app, "selection") == saved, "it is in the list of saved ones"
+    assert place(app, "clip") == ids[0]
     app = open_app(full, "results", run=FIRST, selection="nothing")
     assert "nothing" in app.warning[0].value
+
+
+def test_a_selection_with_training_clips_says_how_many_are_none_of_the_list(open_app, full):
+    clips = [one.clip_id for one in api.data_set(full, "workshop").of("fan")]
+    training = [one for one in clips if "/train/" in one][:3]
+    test = next(one for one in clips if "/test/" in one)
+    saved = api.save_selection(full, [*training, test], {"data": "workshop"})
+    app = open_app(full, "results", run=FIRST, machine="fan", selection=saved)
+    assert "**1 of 1** clips" in texts(app)
+    assert "3 training clips and 1 test clips; 3 of its 4 clips" in texts(app)
+    other = api.save_selection(full, [test], {"data": "elsewhere"})
+    app = open_app(full, "results", run=FIRST, machine="fan", selection=other)
+    assert "elsewhere" in app.warning[0].value
+    assert "selection" not in app.query_params
 
 
 def test_scores_that_are_no_numbers_are_listed(open_app, full):
@@ -239,13 +256,62 @@ def test_deleting_a_run_takes_what_nothing_else_uses(full):
     assert found.bytes > 2000
     assert api.delete_run(full, FIRST).kinds == found.kinds
     assert not full.run(FIRST).exists()
-    left = {path.name for path in (full.root / "tasks").glob("*/*")}
+    left = {path.name for path in (full.root / "tasks").glob("*/*") if path.is_dir()}
     assert left == {"a", "c", "d", "e"}
     assert [run.record["run_id"] for run in api.runs(full) if run.record["run_id"] == FIRST] == []
     assert api.broken_runs(full) == []
     assert (full.run(SECOND) / "run.json").is_file()
     api.delete_run(full, SECOND)
     assert not full.task("embed", "c").exists()
+
+
+def leave(workspace: api.Workspace, *place: str, **facts: object) -> None:
+    folder = workspace.root.joinpath(*place)
+    folder.mkdir(parents=True)
+    (folder / "page.html").write_text("x" * 500)
+    finish(folder, **facts)
+
+
+def test_reports_verdicts_on_recordings_and_tuned_weights_go_with_their_run(full):
+    for run_id in (FIRST, SECOND):
+        folder = full.root / "reports" / run_id
+        folder.mkdir(parents=True)
+        for name in ("alone.html", "alone.pdf"):
+            (folder / name).write_text("told")
+        leave(full, "scored", f"of-{run_id}", run_id=run_id)
+    leave(full, "tasks", "tune", "both", runs=[FIRST, SECOND])
+    leave(full, "tasks", "tune", "other", runs=[SECOND, "another"])
+    found = api.belongings(full, run_of(full, FIRST))
+    assert (found.reports, found.scored, dict(found.kinds)) == (2, 1, {"tune": 1})
+    assert found.bytes > 1000
+    api.delete_run(full, FIRST)
+    left = [path.name for place in ("reports", "scored", "tasks/tune") for path in (full.root / place).glob("[!.]*")]
+    assert left == [SECOND, f"of-{SECOND}", "other"]
+
+
+def test_what_another_process_works_on_is_not_deleted(full):
+    tasks(full, FIRST, ("train", "a", []))
+    underway = full.task("embed", "b")
+    for folder in (full.task("train", "a"), underway):
+        with full.locked(folder):
+            folder.mkdir(exist_ok=True, parents=True)
+            with pytest.raises(AsdError, match="is being worked on"):
+                api.delete_run(full, FIRST)
+        assert (full.run(FIRST) / "meta.json").is_file()
+    api.delete_run(full, FIRST)
+    assert underway.is_dir(), "it was looked at, not deleted"
+
+
+def test_files_that_were_read_are_let_go(full):
+    from asd_core.api import inspection
+
+    data = api.data_set(full, "workshop")
+    example.add_artefacts(full, data, FIRST)
+    clip = data.of("fan", "test")[0].clip_id
+    api.neighbours(full, run_of(full, FIRST), clip)
+    assert inspection._read_embeddings.cache_info().currsize
+    api.delete_run(full, FIRST)
+    assert not inspection._read_embeddings.cache_info().currsize
 
 
 def test_what_a_link_leads_to_is_left_alone(full, tmp_path):

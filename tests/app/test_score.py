@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -274,7 +275,7 @@ def judged(workspace: Workspace, *uploads: api.Upload) -> str:
     nothing = np.zeros(values.shape, np.int32)
     start = np.arange(4) / 2
     evidence = Evidence(values, nothing, nothing, start, start + 0.5, np.array([0.0, 1000.0, 8000.0]))
-    local = loose.Local(evidence, np.array(ids), (0.0, 1.0, 0.9), True, "near")
+    local = loose.Local(evidence, np.array(ids), (0.0, 1.0, 0.9), True, True, "near")
     loose.keep(
         loose.Judged(scored, near.assign(branch="first"), {"first": local}),
         workspace.root / "scored" / key,
@@ -294,6 +295,7 @@ def test_results_are_read_and_deleted_with_their_recordings(full):
     assert api.start_scoring(full, RUN, "fan", "00", [two.id, one.id]) == (both, "")
     heats = api.scored_heats(found, two.id)
     assert heats["first"].map.values.shape == (4, 2)
+    assert heats["first"].unit.endswith("of the machine's test clips that are not flagged")
     assert api.scored_neighbours(found, two.id)["rank"].tolist() == [1, 2, 3, 4, 5]
     with pytest.raises(AsdError, match="other recordings"):
         api.scored_heats(api.scored(full)[0], one.id)
@@ -350,6 +352,39 @@ def test_from_the_drop_to_the_job(open_app, full):
     assert "cancelled" in texts(app)
 
 
+def test_a_dropped_recording_can_be_deleted(open_app, full):
+    earlier = api.take_upload(full, "earlier.wav", sound(channels=1))
+    app = open_app(full, "score", run=RUN)
+    app.file_uploader(key="dropped").set_value([("a.wav", sound(), "audio/wav")]).run()
+    (one,) = [name for name in api.uploads(full) if name != earlier.id]
+    assert "Dropped earlier and not scored (1)" in [box.label for box in app.expander]
+    app.button(key=f"delete_{one}").click().run()
+    assert not app.exception
+    assert list(api.uploads(full)) == [earlier.id], "not kept again because the browser still holds the file"
+    assert "a.wav was deleted" in texts(app).replace("\\", "")
+    assert app.button(key="score").disabled
+    app.button(key=f"delete_{earlier.id}").click().run()
+    assert not api.uploads(full)
+    assert not [box for box in app.expander if "not scored" in box.label]
+
+
+def test_a_recording_in_use_is_not_deleted(open_app, full):
+    payload = sound()
+    one = api.take_upload(full, "a.wav", payload)
+    judged(full, one)
+    app = open_app(full, "score", run=RUN)
+    app.file_uploader(key="dropped").set_value([("a.wav", payload, "audio/wav")]).run()
+    app.button(key=f"delete_{one.id}").click().run()
+    assert "It was scored: delete its results" in app.error[0].value
+    two = api.take_upload(full, "b.wav", sound(channels=1))
+    _, job_id = api.start_scoring(full, RUN, "fan", "00", [two.id])
+    with pytest.raises(AsdError, match=r"b\.wav cannot be deleted\. A job is to score it"):
+        api.delete_upload(full, two.id)
+    api.cancel(full, job_id, force=True)
+    api.delete_upload(full, two.id)
+    assert list(api.uploads(full)) == [one.id]
+
+
 def test_a_mono_file_for_two_microphones_blocks_the_button(open_app, full):
     record = json.loads((full.run(RUN) / "run.json").read_text())
     record["config"]["branches"][0]["view"]["channel"] = "far"
@@ -384,7 +419,7 @@ def test_a_result_outlives_its_run_and_its_recording(open_app, full):
     (full.run(RUN) / "meta.json").unlink()
     app = open_app(full, "score", scored=key)
     assert "The run that gave this score is gone" in texts(app)
-    api.delete_upload(full, one.id)
+    shutil.rmtree(full.uploads / one.id)  # by hand
     app = open_app(full, "score", scored=key)
     assert "cannot be shown" in app.error[0].value
     assert "deleted recording" in table(app, "When")["Recordings"].item()

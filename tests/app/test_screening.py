@@ -11,6 +11,7 @@ from asd_core import api, jobs
 from asd_core.analysis.blind import binomial_interval, blind_result
 from asd_core.files import read_json, write_json
 from asd_core.synthesis.verdicts import Rule, Verdicts, apply_rule, apply_verdicts, keep
+from pages.components import tables
 from tests.app import example
 from tests.app.test_pages import place, texts
 
@@ -176,11 +177,42 @@ def test_the_matched_recording_is_of_the_same_condition(generated, made):
     assert again == match
 
 
+def test_the_page_looks_for_the_match_again_when_recordings_change(open_app, generated, made, monkeypatch):
+    asked = []
+    monkeypatch.setattr(api, "matched_recording", lambda *what: asked.append(what))
+    for stamp in ("one", "one", "two"):
+        monkeypatch.setattr(api, "clips_stamp", lambda *_, stamp=stamp: stamp)
+        open_app(generated, "screening", screen="Review")
+    assert len(asked) == 2
+
+
 def test_quality_says_when_it_is_of_earlier_verdicts(generated, made):
     distances, samples, stale = api.generated_quality(generated, made)
     assert (len(distances), len(samples), stale) == (2, 2, [])
     api.give_verdicts(generated, made, [names()[1]], "drop")
     assert api.generated_quality(generated, made)[2] == ["bearing"]
+
+
+@pytest.mark.parametrize("odd", [{}, {"inputs": []}, {"inputs": ["x"], "spec": None}, {"inputs": ["x"], "spec": {}}])
+def test_odd_records_are_passed_over(generated, made, odd):
+    for kind in ("screen", "quality", "generate"):
+        folder = generated.task(kind, "odd")
+        folder.mkdir(parents=True)
+        write_json(folder / "meta.json", odd | {"created": 1e12, "files": {}})
+    (generated.task("quality", "torn")).mkdir()
+    (generated.task("quality", "torn") / "meta.json").write_text("{ not json")
+    assert len(api.generated_quality(generated, made)[0]) == 2
+    assert [one.key for one in api.generated_sets(generated, "workshop")] == [made.key]
+
+
+def test_quality_is_read_once(generated, made, monkeypatch):
+    from asd_core.api import generated as reader
+
+    first = api.generated_quality(generated, made)
+    for name in ("read_json", "read_table"):
+        monkeypatch.setattr(reader, name, lambda path: pytest.fail(f"{path} is read again"))
+    again = api.generated_quality(generated, made)
+    pd.testing.assert_frame_equal(first[0], again[0])
 
 
 def test_systems_that_would_train_with_exactly_these_clips(made):
@@ -222,6 +254,42 @@ def test_a_blind_round_is_half_and_half_and_its_answers_are_no_verdicts(generate
     assert (result.answered, result.correct) == (12, 6)
     assert (table(generated, made)["said"] == "").all()
     assert api.blind_results(generated, made, "another").answered == 0
+
+
+def test_a_blind_round_has_as_many_recordings_as_generated_clips_of_every_condition(generated, made):
+    """Else a listener who knows which conditions are rare could answer without listening."""
+    found = table(generated, made)
+    found = found[(found["machine"] == "drone") | (found.groupby("machine").cumcount() < 2)]  # one kept bearing
+    for count in (4, 20):
+        _, clips = api.blind_round(generated, "workshop", found, count, seed=1)
+        shares = pd.crosstab([one.condition for one in clips], [one.truth for one in clips])
+        assert (shares["recorded"] == shares["generated"]).all()
+        assert len(clips) == min(count, 8)
+    assert shares.loc["bearing|00|target|speed_9"].tolist() == [1, 1], "as many as are kept"
+
+
+def test_a_clip_that_is_heard_again_counts_once(generated, made):
+    name, clips = api.blind_round(generated, "workshop", table(generated, made), seed=3)
+    for one in clips:
+        api.answer_blind(generated, made, name, one, "recorded")
+    for one in clips[:5]:  # by now they are known
+        api.answer_blind(generated, made, "later", one, one.truth)
+    every = api.blind_results(generated, made)
+    assert (every.answered, every.correct, every.again) == (12, 6, 5)
+    assert (every.low, every.high) == binomial_interval(6, 12)
+    later = api.blind_results(generated, made, "later")
+    assert (later.answered, later.correct, later.again) == (5, 5, 0), "a round by itself counts whole"
+
+
+def test_every_rule_has_a_name_of_its_own(generated, made):
+    from asd_core.api.generated import _rule_name
+
+    rules = [Rule(), Rule(False), Rule(near_copy=0.0), Rule(level_margin=9.0), Rule(confidence=(0.502, 0.95))]
+    assert len({_rule_name(one) for one in rules}) == len(rules)
+    assert _rule_name(Rule()) == "rule 0.50–0.95"
+    assert _rule_name(Rule(False, (0.1, 0.9), 0.0, 9.0)) == (
+        "rule 0.10–0.90, agreement not asked for, near copies below 0.0, level margin 9.0 dB"
+    )
 
 
 # ------------------------------------------------------------------ the page
@@ -364,3 +432,8 @@ def test_recordings_gone_and_sounds_gone(open_app, tmp_path):
     (workspace.task("generate", key) / names()[2].rpartition("/")[2]).unlink()
     app = open_app(workspace, "screening", clip=names()[2])
     assert "cannot be shown" in app.error[0].value
+
+
+def test_a_confidence_just_below_the_rule_is_told_apart_from_it():
+    row = pd.Series({"reasons": "near: confidence 0.50 below 0.5; far: silent", "near_confidence": 0.4996})
+    assert tables.reasons(row) == "near: confidence 0.499 below 0.5; far: silent"

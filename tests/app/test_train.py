@@ -5,7 +5,8 @@ import time
 import pytest
 
 from asd_core import api, jobs
-from asd_core.files import write_json
+from asd_core.artifacts import finish
+from asd_core.files import read_json, write_json
 from tests.app import example
 from tests.app.test_pages import place, texts
 
@@ -106,6 +107,58 @@ def test_estimates_go_by_earlier_runs_in_proportion(open_app, full):
     assert "No earlier run tells" in texts(open_app(full, "train", system="neu-1"))
 
 
+def test_an_unknown_system_has_no_estimate(full):
+    with pytest.raises(api.AsdError, match=r'There is no system "logmel-kn"\. Did you mean "logmel-knn"'):
+        api.estimate(full, "logmel-kn", "quick", 1)
+
+
+def test_results_with_other_settings_are_told(open_app, full):
+    run_id = "logmel-maha--workshop--quick--seed0"
+    assert api.other_settings(full, "logmel-maha", "workshop", "quick") == ([], [])
+    record = read_json(full.run(run_id) / "run.json")
+
+    def keep(**changes) -> None:
+        (full.run(run_id) / "meta.json").unlink()
+        write_json(full.run(run_id) / "run.json", record | changes)
+        finish(full.run(run_id), key=run_id)
+
+    keep(config=record["config"] | {"idea": "Another one."})
+    _, told = api.other_settings(full, "logmel-maha", "workshop", "quick")
+    assert told == [f"idea was Another one., is {record['config']['idea']}"]
+    assert "There are results with other settings (seed 0): idea was" in texts(
+        open_app(full, "train", system="logmel-maha")
+    )
+    keep(data=record["data"] | {"fingerprint": "other"})
+    assert api.other_settings(full, "logmel-maha", "workshop", "quick") == ([0], ["the recordings have changed"])
+    keep()
+    assert api.other_settings(full, "logmel-maha", "workshop", "quick", ["fan"])[1][0].startswith("machines: ")
+
+
+def test_a_cancelled_job_takes_nothing_from_a_result(full):
+    def state(ended: str) -> str:
+        folder = full.jobs / "one"
+        arguments = api.training_arguments(full, ["logmel-maha"], "workshop", "quick", [7], [])
+        arguments[arguments.index("--data") + 1] = api.data_sets(full)["workshop"].argument
+        spec = {"title": "Job", "key": "k", "arguments": arguments, "created": time.time()}
+        write_json(folder / "spec.json", spec)
+        write_json(folder / "result.json", {"state": ended, "message": "", "ended": time.time()})
+        return api.system_states(full, "workshop", "quick").set_index("name").loc["logmel-maha", "state"]
+
+    assert state(jobs.CANCELLED) == "done"
+    assert state(jobs.FAILED) == "failed"
+
+
+def test_a_restricted_job_says_so(full):
+    started = [
+        api.start_training(full, "logmel-knn", "workshop", machines=machines)
+        for machines in ([], ["fan"], ["fan", "valve"], list(api.data_set(full, "workshop").machines))
+    ]
+    titles = [api.job(full, one).title.rpartition(" · ")[2] for one in started]
+    for one in started:
+        api.cancel(full, one, force=True)
+    assert titles == ["seed 0", "fan", "fan, valve", "4 machines"]
+
+
 def test_needs_and_changes_of_a_profile(open_app, full):
     states = api.system_states(full, "workshop", "full").set_index("name")
     assert states.loc["wistlab-1", "weights"] != ()
@@ -128,17 +181,24 @@ def test_what_would_be_generated(full):
 
 
 def test_a_result_is_deleted_after_a_word_on_its_size(open_app, full):
-    app = open_app(full, "train", system="logmel-maha")
     run_id = "logmel-maha--workshop--quick--seed0"
+    report, scored = full.root / "reports" / run_id, full.root / "scored" / "one"
+    for folder in (report, scored):
+        folder.mkdir(parents=True)
+    for form in ("html", "pdf"):
+        (report / f"alone.{form}").write_text("told")
+    write_json(scored / "meta.json", {"run_id": run_id})
+    app = open_app(full, "train", system="logmel-maha")
     assert not [box for box in app.checkbox if box.key == f"sure_{run_id}"], "folded away, nothing is measured"
     app.session_state["delete_box"] = True
     app.run()
-    assert "Recordings, generated clips and packages stay" in texts(app)
+    assert "Recordings, dropped ones too, generated clips and packages stay" in texts(app)
+    assert "its reports (2), its verdicts on dropped recordings (1)" in texts(app)
     assert app.button(key="delete_run").disabled
     app.checkbox(key=f"sure_{run_id}").check().run()
     app.button(key="delete_run").click().run()
     assert not app.exception
-    assert not full.run(run_id).exists()
+    assert not [folder for folder in (full.run(run_id), report, scored) if folder.exists()]
     listed = app.dataframe[0].value.set_index("Name")
     assert listed.loc["logmel-maha", "State"] == "○ not started"
 

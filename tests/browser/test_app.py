@@ -2,6 +2,7 @@
 
 import os
 import signal
+from urllib.parse import unquote
 
 from asd_core import jobs
 from asd_core.files import read_json
@@ -21,7 +22,7 @@ def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):
             navigation.get_by_text(name, exact=True).count() for name in ("Home", "Results", "Train", "Export")
         ] == [1] * 4
         assert "machine=valve" in tab.url
-        assert f"clip={clip_id.rpartition('/')[2]}" in tab.url.replace("valve%2Ftest%2F", "")
+        assert f"clip={clip_id}" in unquote(tab.url)
         navigation.get_by_text("Train", exact=True).click()
         heading(tab, "Train")
         tab.goto("about:blank")  # a tab left behind would complain about the server's end
@@ -57,6 +58,25 @@ def test_from_the_table_to_the_sound(tab, server):
     assert {status for url, status in answers.items() if "/asd/spectrograms/" in url} == {200}
 
 
+def test_a_cell_stands_for_its_row(tab, server):
+    tab.goto(f"{server}/results?machine=fan&show=By+name")
+    opened(tab)
+    table = tab.locator(".st-key-clips [data-testid='stDataFrame']")
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    tab.mouse.click(box["x"] + 70, box["y"] + 36 + 44 * 2.5)  # the thumbnail
+    heading(tab, "section_00_source_test_anomaly_0002")
+    settled(tab)
+    tab.keyboard.press("ArrowDown")
+    heading(tab, "section_00_source_test_anomaly_0003")
+    settled(tab)
+    tab.keyboard.press("k")
+    heading(tab, "section_00_source_test_anomaly_0002")
+    settled(tab)
+    tab.mouse.click(box["x"] + 16, box["y"] + 36 + 44 * 0.5)  # its tick box
+    heading(tab, "section_00_source_test_anomaly_0000")
+
+
 def test_typing_is_no_command(tab, server):
     tab.goto(f"{server}/results?machine=fan&show=By+name")
     opened(tab)
@@ -68,7 +88,16 @@ def test_typing_is_no_command(tab, server):
     tab.get_by_label("Name or attribute").fill("normal")
     tab.keyboard.press("Enter")
     tab.get_by_text("8 of 16").wait_for()
-    heading(tab, "section_00_source_test_anomaly_0000")  # neither J nor K was a command
+    heading(tab, "section_00_source_test_normal_0000")  # the first of them: neither J nor K was a command
+
+
+def test_every_click_on_a_filter_counts(tab, server):
+    tab.goto(f"{server}/results?machine=fan&show=By+name")
+    opened(tab)
+    for count in ("8 of 16", "16 of 16", "8 of 16"):  # the tables say again what is picked in them, which is no wish
+        tab.locator(".st-key-domain button").nth(1).click()
+        tab.get_by_text(count).first.wait_for()
+        settled(tab)
 
 
 def test_a_click_sends_little(tab, server):

@@ -53,11 +53,11 @@ def test_two_systems_become_one_package(tab, workspace, tmp_path):
             "Institute, short": "LU",
         }.items():
             fill(tab, label, text)
-        tab.locator(".st-key-build button:not([disabled])").first.click()
-        tab.get_by_text("stand in the way").first.wait_for()  # without the report
-        assert tab.locator(".st-key-download_new button").first.is_disabled()
+        tab.get_by_text("Still missing or not in the right form: technical report").wait_for()
+        assert build.is_disabled()
 
-        report = {"name": "report.pdf", "mimeType": "application/pdf", "buffer": b"%PDF-1.7\n%%EOF\n"}
+        paper = b"%PDF-1.7\n1 0 obj <</Type /Page>> endobj\n%%EOF\n"
+        report = {"name": "report.pdf", "mimeType": "application/pdf", "buffer": paper}
         tab.locator(".st-key-report input[type=file]").set_input_files(report)
         tab.get_by_text("report.pdf").first.wait_for()
         tab.locator(".st-key-build button:not([disabled])").first.click()

@@ -32,10 +32,10 @@ def box(tab, selector: str) -> dict:
 
 
 def test_a_band_of_scores_is_brushed_and_a_threshold_picked(tab, server):
-    tab.goto(f"{server}/results?run=logmel-maha--workshop--quick--seed0&machine=fan&show=By+name")
+    tab.goto(f"{server}/results?run=logmel-maha--workshop--quick--seed0&machine=fan")
     heading(tab, "Scores of fan")
     settled(tab)
-    tab.get_by_text("16 of 16").wait_for()
+    assert tab.get_by_text("16 of 16").count() == 0, "false alarms alone"
     plot = box(tab, ".st-key-histograms .nsewdrag")
     middle = plot["y"] + plot["height"] / 2
     tab.mouse.move(plot["x"] + 0.3 * plot["width"], middle)
@@ -46,6 +46,7 @@ def test_a_band_of_scores_is_brushed_and_a_threshold_picked(tab, server):
     address_has(tab, "band=")
     chip = tab.locator(".st-key-chip_band").get_by_role("button", name="score")
     chip.wait_for()
+    address_has(tab, "show=Highest")
     assert tab.get_by_text("16 of 16").count() == 0
     point = box(tab, ".st-key-roc .scatterlayer .trace:nth-child(2) .points path:nth-child(3)")
     tab.mouse.move(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
@@ -74,6 +75,35 @@ def test_a_cell_of_the_matrix_sets_machine_and_domain(tab, server):
     address_has(tab, "domain=target")
     heading(tab, "Scores of valve")
     tab.get_by_text("8 of 16").wait_for()
+
+
+def test_one_step_back_undoes_one_choice(tab, server):
+    tab.goto(f"{server}/results?machine=fan&show=By+name")
+    heading(tab, "Scores of fan")
+    address_has(tab, "clip=fan/")
+    before = tab.url
+    table = box(tab, ".st-key-matrix [data-testid='stDataFrame']")
+    tab.mouse.click(table["x"] + 40, table["y"] + ROW * 3.5)
+    address_has(tab, "clip=valve/")
+    heading(tab, "Scores of valve")
+    tab.go_back()
+    heading(tab, "Scores of fan")
+    settled(tab)
+    assert tab.url == before
+
+
+def test_a_cell_of_the_leaderboard_picks_its_system(tab, server):
+    tab.goto(f"{server}/results?machine=fan")
+    heading(tab, "Systems")
+    settled(tab)
+    before = tab.evaluate("new URLSearchParams(location.search).get('run')")
+    table = box(tab, ".st-key-leaderboard [data-testid='stDataFrame']")
+    tab.mouse.click(table["x"] + 90, table["y"] + ROW * 2.5)
+    tab.wait_for_function("before => new URLSearchParams(location.search).get('run') !== before", arg=before)
+    settled(tab)
+    table = box(tab, ".st-key-leaderboard [data-testid='stDataFrame']")
+    tab.mouse.click(table["x"] + 90, table["y"] + ROW * 1.5)
+    address_has(tab, f"run={before}")
 
 
 def test_ticked_systems_and_the_queue(tab, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from asd_core import config, pipeline
-from asd_core.artifacts import Workspace, is_done, list_runs
+from asd_core.artifacts import Workspace, finish, is_done, list_runs
 from asd_core.data.manifest import scan
 from asd_core.engine import local
 from asd_core.types import AsdError
@@ -174,6 +174,17 @@ def test_clean_leaves_what_somebody_works_on(data, tmp_path):
     assert busy.is_dir()
     assert not abandoned.exists()
     assert len(list_runs(workspace)) == 1
+
+
+def test_clean_asks_again_once_it_holds_the_lock(tmp_path, monkeypatch):
+    workspace = Workspace(tmp_path)
+    folder = workspace.task("train", "slow")
+    folder.mkdir(parents=True)
+    seen = workspace.unfinished()
+    monkeypatch.setattr(Workspace, "unfinished", lambda self: seen)
+    finish(folder)  # between the look and the lock
+    assert workspace.clean() == 0
+    assert is_done(folder)
 
 
 def test_only_target_clips_train_the_autoencoder(data, tmp_path):

@@ -3,12 +3,15 @@
 import dataclasses
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from asd_core.artifacts import read_embeddings, write_embeddings
+from asd_core import config
+from asd_core.artifacts import MIXED, Run, how_again, read_embeddings, write_embeddings
+from asd_core.files import write_text
 from asd_core.pipeline.embedding import Rows, embed
 from asd_core.scorers.localized import Localized
 from asd_core.types import SAMPLE_RATE, AsdError, Clip, EmbeddingSet, Grid
@@ -52,6 +55,23 @@ def test_round_trip(tmp_path, kind, more):
     assert_same(given, found)
     assert isinstance(found.x, np.memmap) == (kind != "vector")
     assert_same(given[np.array([3, 0])], found[np.array([3, 0])])
+
+
+def test_a_run_is_made_again_by_its_system_and_a_fusion_from_its_file(tmp_path):
+    about = {"system": "a b", "data": {"name": "demo"}, "profile": "quick", "seed": 3}
+    run = Run(tmp_path / "runs" / "r", about)
+    assert how_again(run) == "python -m asd_core run 'a b' --data demo --profile quick --seeds 3"
+    assert " --data 'my data' " in how_again(run, "my data")
+    file = str(tmp_path / "systems" / "fusion-1.yaml")
+    fusion = Run(run.folder, about | {"system": "fusion-1", "members": ["x", "y"]})
+    assert how_again(fusion) == f"python -m asd_core run {file} --data demo --profile quick --seeds 3"
+    fusion.record["profile"] = MIXED
+    assert "--profile full" in how_again(fusion)
+    config.load_profile("full")
+    from_file = Run(run.folder, about | {"system": "fusion-1"})
+    assert file not in how_again(from_file)
+    write_text(Path(file), "name: fusion-1")
+    assert file in how_again(from_file), "a run of that file has no members"
 
 
 def test_writing_again_replaces(tmp_path):

@@ -159,7 +159,7 @@ def test_tuned_weights_are_those_of_the_run(workspace):
 def test_scores_that_were_fused_otherwise_are_not_explained(workspace):
     run = make_run(workspace)
     write_table(run.folder / "scores.parquet", run.scores.assign(score=run.scores["score"] * 1.01))
-    with pytest.raises(AsdError, match="earlier version: run own again"):
+    with pytest.raises(AsdError, match=r"earlier version: run again \(python -m asd_core run own --data invented "):
         explain(workspace, run, CLIP)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -15,7 +19,7 @@ from asd_core import __main__ as command_line
 from asd_core import api, config, metrics, pipeline
 from asd_core.analysis import labelled_scores
 from asd_core.analysis.runs import tuned_on
-from asd_core.artifacts import Run, Workspace, list_runs, load_run, write_table
+from asd_core.artifacts import Run, Workspace, how_again, is_done, list_runs, load_run, write_table
 from asd_core.data.manifest import scan
 from asd_core.engine import local
 from asd_core.fusion import FUSIONS
@@ -204,6 +208,51 @@ def test_weights_that_were_tuned_inside_a_member_are_told_of_the_fusion(three, t
     assert run.record["notices"] == ["one: Tuned on its own clips."]
 
 
+def test_members_that_were_tuned_or_picked_by_omega_are_told(three) -> None:
+    table = api.fusion_candidates(three)
+    names = {run.record["run_id"]: run for run in three}
+    best = [names[run_id] for run_id in api.best_candidates(table)]
+    (told,) = api.told_of_members(best, ["a", "b"], table)
+    assert told.startswith("Members picked by their Ω on the labelled test clips of")
+    others = [names[run_id] for run_id in table["run_id"][1:]]
+    (told,) = api.told_of_members(others, ["a", "b"], table)
+    assert told.startswith("Members picked in view of Ω on")
+    assert api.told_of_left_out(best) == ""
+    best[0].record["tuning"] = {"search": "grid", "said": "Tuned on its own clips.", "weights": {}}
+    assert api.told_of_members(best, ["a", "b"], table)[1:] == ["a was tuned itself. Tuned on its own clips."]
+    assert api.told_of_weights(best, ["a", "b"], [0.5, 0.5], None) == "", "of weights there is nothing to tell"
+    found = {"weights": {"a": 0.75, "b": 0.25}, "machines": ["fan"], "said": "Said."}
+    assert api.told_of_left_out(best).startswith("No machine is known to be new to ")
+    assert api.told_of_weights(best, ["a", "b"], [0.75, 0.25], found).endswith(f"Said. {api.told_of_left_out(best)}")
+    for run in best:
+        run.record["labelled"] = []
+    assert api.told_of_members(best[1:], ["b"], table) == []
+
+
+def test_two_tabs_do_not_write_one_file(three, tmp_path) -> None:
+    """The file is named by the fusion's name, the run's folder by its content."""
+    workspace = Workspace(tmp_path)
+    path = api.fusion_file(workspace, "ours")
+    failed: list[BaseException] = []
+
+    def save() -> None:
+        try:
+            api.save_fusion(workspace, three[:2], "ours", "ztrain", [0.25, 0.75])
+        except AsdError as error:
+            failed.append(error)
+
+    with workspace.locked(path):  # another tab is about to write it
+        thread = threading.Thread(target=save)
+        thread.start()
+        thread.join(2)
+        assert thread.is_alive(), "it waits"
+        path.write_text("of the other tab")
+    thread.join(30)
+    assert "exists" in str(failed[0])
+    assert path.read_text() == "of the other tab"
+    assert len(list_runs(workspace)) == 3
+
+
 def test_weights_are_tuned_though_the_recordings_are_gone(three, tmp_path) -> None:
     arguments = ["tune", "r1", "r2", "--by-run", "--workspace", str(tmp_path), "--output", str(tmp_path / "both.yaml")]
     told = CliRunner().invoke(command_line.app, arguments)
@@ -279,6 +328,15 @@ def test_the_recipe_of_a_saved_fusion_runs_to_the_same_scores(tmp_path: Path, ti
     pd.testing.assert_frame_equal(ours, theirs, check_like=True)
     assert saved.metrics == again.metrics
     assert saved.record["scores"] == again.record["scores"]
+    for run in (saved, again):
+        command = shlex.split(how_again(run))
+        assert config.load_system(command[command.index("run") + 1]) == written
+    scored = workspace.task("score", next(iter(saved.record["scores"][ours["machine"].iloc[0]].values())))
+    shutil.rmtree(scored)
+    with pytest.raises(AsdError, match=re.escape(f"Run again ({how_again(saved)})")):
+        api.neighbours(workspace, saved, ours.index[0])
+    local.run(pipeline.plan([written], profile, context), context)
+    assert is_done(scored), "what is said to help does"
     clip_id = ours.query("split == 'test'").index[0]
     loose = pipeline.score_files(workspace, run_id, ours.loc[clip_id, "machine"], [tiny_data / clip_id], device="cpu")
     assert loose["score"][0] == pytest.approx(ours.loc[clip_id, "score"], rel=1e-6)

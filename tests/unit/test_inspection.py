@@ -16,6 +16,7 @@ from asd_core.files import read_json, write_json
 from asd_core.scorers import SCORERS
 from asd_core.scorers.knn import KNN
 from asd_core.types import SAMPLE_RATE, AsdError, EmbeddingSet
+from pages.components import pictures
 from tests.app import example
 
 RUN = "logmel-knn--workshop--quick--seed0"
@@ -90,6 +91,7 @@ def test_patches_are_averaged_over_their_valid_steps():
     np.testing.assert_allclose(means[0], x[0].reshape(-1, 4).mean(axis=0))
     np.testing.assert_allclose(means[1], x[1, :1].reshape(-1, 4).mean(axis=0))
     assert means.dtype == np.float32
+    assert evidence.pooled(x[:0]).shape == (0, 4)
 
 
 def test_the_scorers_without_places_are_the_ones_that_say_so():
@@ -165,6 +167,13 @@ def test_a_map_has_the_scale_of_the_clips_that_are_not_flagged(built):
     assert heat.channel == "near"
 
 
+def test_a_scale_is_that_of_the_unflagged_clips_where_they_are_enough():
+    values = np.arange(12, dtype=np.float32).reshape(12, 1, 1) ** 2
+    few, enough = np.arange(12) < evidence.CALM - 1, np.arange(12) < evidence.CALM
+    assert evidence.scale_of(values, few) == (*np.percentile(values, [1, 99.5, 99]), False)
+    assert evidence.scale_of(values, enough) == (*np.percentile(values[enough], [1, 99.5, 99]), True)
+
+
 def test_of_a_single_branch_the_contour_is_the_run_s_threshold(built):
     run = load_run(built, RUN)
     heat = api.heat(built, run, CLIP)
@@ -223,6 +232,33 @@ def test_a_clip_differs_from_itself_by_nothing_and_from_a_fainter_one_by_its_lev
     levels = [api.spectrogram(built, "workshop", one, "far", "log") for one in (CLIP, other)]
     found = api.difference(built, "workshop", CLIP, [other, CLIP], "far", "log")
     np.testing.assert_allclose(found, (levels[0] - levels[1]) / 2, atol=1e-3)
+
+
+def test_addresses_follow_every_recording_behind_them(built, tmp_path):
+    """Browsers keep what they got for a day."""
+    shutil.copytree(built.root.parent / "sounds", tmp_path / "sounds")
+    shutil.copytree(built.root, tmp_path / "workspace")
+    workspace = Workspace(tmp_path / "workspace")
+    about = read_json(workspace.dataset("workshop") / "dataset.json")
+    write_json(workspace.dataset("workshop") / "dataset.json", about | {"root": str(tmp_path / "sounds")})
+    run, other = load_run(workspace, RUN), "fan/train/section_00_source_train_normal_0000_speed_1.wav"
+
+    def versions():
+        own = api.inspection_stamp(workspace, run, CLIP)
+        return own, pictures.difference_key(workspace, "workshop", CLIP, [other])
+
+    before = versions()
+    assert versions() == before
+    path = api.clip(workspace, "workshop", other).path
+    soundfile.write(path, noise().T // 2, SAMPLE_RATE)
+    after = versions()
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    soundfile.write(api.clip(workspace, "workshop", CLIP).path, noise().T, SAMPLE_RATE)
+    assert versions()[0] != before[0]
+    path.unlink()
+    with pytest.raises(AsdError, match="missing"):
+        versions()
 
 
 def test_a_difference_needs_one_to_twenty_others_and_a_known_channel(built):

@@ -96,6 +96,25 @@ def test_resume_goes_on_from_what_was_finished(folder):
     assert starts[1] != "starting at step 0"
 
 
+def test_a_resumed_job_shows_how_far_it_was_until_it_knows(folder, monkeypatch):
+    name = jobs.start(folder, ["work"], "Work", "1")
+    wait_for_work(folder, name)
+    jobs.cancel(folder / name)
+    before = wait(folder, name, jobs.CANCELLED).fraction
+    assert before > 0
+    monkeypatch.setattr(jobs, "_launch", lambda job: None)
+    jobs.resume(folder / name)
+    write_json(folder / name / "process.json", {"started": time.time() - 100})
+    write_json(folder / name / "state.json", {"fraction": 0.0, "message": "planning", "heartbeat": time.time()})
+    job = jobs.read(folder / name)
+    assert (job.state, job.fraction, job.message) == (jobs.RUNNING, before, "planning")
+    assert job.remaining is None, "nothing was done since"
+    halfway = before + (1 - before) / 2
+    write_json(folder / name / "state.json", {"fraction": halfway, "message": "working", "heartbeat": time.time()})
+    assert jobs.read(folder / name).remaining == pytest.approx(100, rel=0.05), "as long again as since it was resumed"
+    (folder / name / "process.json").unlink()  # there is no such process
+
+
 def test_kill_9_is_interrupted_not_running(folder):
     name = jobs.start(folder, ["work"], "Work", "1")
     wait_for_work(folder, name)

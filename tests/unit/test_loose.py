@@ -35,7 +35,7 @@ def test_what_is_gone_can_be_made_again(tmp_path, kind):
     np.testing.assert_allclose(score()["score"], expected)
     shutil.rmtree(context.workspace.root / "tasks" / kind)
     with pytest.raises(
-        AsdError, match=r"is gone or damaged. Run again \(logmel-knn --data data --profile full --seeds 0"
+        AsdError, match=r"is gone or damaged. Run again \(python -m asd_core run logmel-knn --data data --profile full"
     ):
         score()
     local.run(tasks, context)
@@ -71,6 +71,33 @@ def test_what_stands_behind_a_score_is_kept(tmp_path):
         assert ids[evidence.clip[0]].ravel()[0] == f"fan/{names[4]}"
         assert about["of_run"], "the run has kept evidence of its test clip"
     loose.keep(judged, tmp_path / "kept", run.record["run_id"], "fan", "00")  # over what it has written itself
+
+
+def test_the_colours_are_those_that_results_gives_the_run_s_own_clips(tmp_path):
+    """One clip of another kind is flagged, and neither there nor here does it fade the others."""
+    rng = np.random.default_rng(2)
+    names = [f"train/section_00_source_train_normal_{i:04d}.wav" for i in range(12)]
+    names += [f"test/section_00_{i:04d}.wav" for i in range(10)]
+    normal = 0.1 * rng.normal(size=(12, SAMPLE_RATE // 2, 2))
+    waves = [*normal, *(one * (1 + 0.01 * i) for i, one in enumerate(normal[:9])), 9 * normal[0] ** 3]
+    for name, wave in zip(names, waves, strict=True):
+        path = tmp_path / "data" / "fan" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, wave, SAMPLE_RATE, subtype="FLOAT")
+    context = pipeline.Context(Workspace(tmp_path / "ws"), scan(tmp_path / "data"), "cpu")
+    local.run(pipeline.plan([config.load_system("logmel-knn")], config.load_profile("full"), context), context)
+    (run,) = list_runs(context.workspace)
+    scores = run.scores
+    unflagged = scores.loc[scores["decision"] == 0, "clip_id"]
+    assert 5 <= len(unflagged) < 10
+    (told,) = loose.judge_files(context.workspace, run.record["run_id"], "fan", [path]).local.values()
+    (key,) = run.record["scores"]["fan"].values()
+    kept, ids, _ = read_evidence(context.workspace.task("score", key) / "evidence-00.npz")
+    marks = np.percentile(kept.values[np.isin(ids, unflagged)], [1, 99.5, 99])
+    assert told.scale == pytest.approx(tuple(marks))
+    assert told.scale[1] < np.percentile(kept.values, 99.5)
+    assert told.of_run
+    assert told.is_calm
 
 
 def test_a_verdict_is_not_written_among_other_things(tmp_path):

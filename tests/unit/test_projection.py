@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from asd_core import api
 from asd_core.__main__ import app
+from asd_core.analysis.evidence import pooled
 from asd_core.artifacts import Workspace, finish, load_run, read_embeddings, write_embeddings
 from asd_core.files import read_json, write_json
-from asd_core.pipeline.projection import clip_vectors, pca, plan_projection, project
+from asd_core.pipeline.projection import pca, plan_projection, project
 from asd_core.pipeline.tasks import VIEW_ITSELF, embeddings_file
 from asd_core.types import TEST, TRAIN, AsdError, EmbeddingSet
 from tests.app import example
@@ -24,11 +25,6 @@ def workspace(tmp_path) -> Workspace:
     made = example.build(tmp_path, clips=2, seconds=0.1)
     example.add_artefacts(made, api.data_set(made, "workshop"), RUN)
     return made
-
-
-def embedding_set(x: np.ndarray, steps: np.ndarray | None = None) -> EmbeddingSet:
-    words = np.array([f"fan/test/{row}.wav" for row in range(len(x))])
-    return EmbeddingSet(x, words, np.full(len(x), "00"), np.full(len(x), ""), steps=steps)
 
 
 def change(workspace: Workspace, machine: str, split: str, alter) -> EmbeddingSet:
@@ -60,12 +56,12 @@ def test_pca_finds_the_plane_that_points_lie_in():
 def test_patches_are_averaged_and_steps_past_the_end_left_out():
     rng = np.random.default_rng(1)
     x = rng.standard_normal((300, 6, 3, 4)).astype(np.float16)
-    assert clip_vectors(embedding_set(x)) == pytest.approx(x.astype(np.float32).mean(axis=(1, 2)), abs=1e-6)
+    assert pooled(x) == pytest.approx(x.astype(np.float32).mean(axis=(1, 2)), abs=1e-6)
     steps = rng.integers(1, 7, size=300)
     for row, valid in enumerate(steps):
         x[row, valid:] = 99
     expected = [x[row, :valid].astype(np.float32).mean(axis=(0, 1)) for row, valid in enumerate(steps)]
-    assert clip_vectors(embedding_set(x, steps)) == pytest.approx(np.array(expected), abs=1e-5)
+    assert pooled(x, steps) == pytest.approx(np.array(expected), abs=1e-5)
 
 
 def test_a_map_has_every_clip_once(workspace):

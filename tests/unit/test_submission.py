@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,9 +65,32 @@ def good(workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict
     """The entries of a package without fault."""
     folder = tmp_path_factory.mktemp("good")
     report = folder / "paper.pdf"
-    report.write_bytes(b"%PDF-1.7\nA report.\n")
+    report.write_bytes(pdf())
     systems = [{"name": "First", "abbreviation": "FIRST", "runs": ["dev", "eval"], "total_parameters": 90_000_000}]
     return entries(build(package(report=str(report), systems=systems), workspace, folder / "p.zip"))
+
+
+def pdf(objects: bytes = b"<< /Type /Page >>", is_packed: bool = False) -> bytes:
+    """A file that begins like a PDF, its objects written plainly or in an object stream."""
+    head = b"<< /Type /ObjStm /Filter /FlateDecode >>\nstream\n"
+    body = head + zlib.compress(objects) + b"\nendstream" if is_packed else objects
+    return b"%PDF-1.7\n1 0 obj\n" + body + b"\nendobj\n%%EOF\n"
+
+
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_report_has_pages(good: dict[str, bytes], is_packed: bool) -> None:
+    report = pdf(b"<< /Type /Pages /Kids [2 0 R] >> << /Type/Page /Parent 1 0 R >>", is_packed)
+    assert not found(check(pack(good | {REPORT: report})), "fail", "report.present")
+    (bare,) = found(check(pack(good | {REPORT: pdf(b"<< /Type /Pages >>", is_packed)})), "fail", "report.present")
+    assert bare.message == "is a PDF without a page"
+
+
+def test_a_hostile_report_is_read_in_no_time() -> None:
+    packed = zlib.compress(bytes(50_000_000))
+    for report in ((b"/ObjStm>>\nstream\n" + packed) * 300, b"/ObjStm stream\n" * 1_000_000):
+        started = time.process_time()
+        check(pack({REPORT: b"%PDF-1.7\n" + report}))
+        assert time.process_time() - started < 5
 
 
 def entries(path: Path) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import cached, charts, inspector, jobs, pictures, tables, words
-from pages.components.context import asked, choose, note, remember, show_notes, workspace
+from pages.components.context import asked, choose, hold, note, remember, show_notes, workspace
 
 MOST_BARS = 30  # kinds of clips in a chart; the table has all
 PER_PAGE = 200  # clips in a table: their addresses are sent with every click
@@ -135,6 +135,7 @@ def by_machine(found: api.Inventory, machines: list[str], machine: str) -> None:
 def pick(key: str, options: list[str], table: str) -> None:
     row = tables.picked_row(table)
     if row is not None and row < len(options) and options[row]:  # "" stands for what cannot be shown
+        hold()  # another machine has another clip
         remember(key, options[row])
 
 

@@ -387,8 +387,6 @@ def show_package(package: api.BuiltPackage, where: str) -> None:
         )
         st.caption(f"{package.name} · {words.size(package.size)} · SHA-256 `{package.sha256}`")
     check_list(found, where)
-    if where == "new" and (links := mending(found)):
-        st.markdown(f"To mend them: {links}.")
     changes(package, where)
 
 
@@ -487,6 +485,8 @@ def check_list(found: pd.DataFrame, where: str) -> None:
         st.warning(f"Every rule is kept; {worth}", icon=":material/warning:")
     else:
         st.success("Every rule is kept.", icon=":material/check_circle:")
+    if where == "new" and (links := mending(found)):
+        st.markdown(f"Where to mend it: {links}.")
     st.dataframe(
         tables.findings(found),
         key=f"findings_{where}",

@@ -7,7 +7,7 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import cached, charts, inspector, jobs, tables, words
-from pages.components.context import asked, note, page, picker, remember, show_notes, spelled, workspace
+from pages.components.context import asked, hold, note, page, picker, remember, show_notes, spelled, workspace
 
 HOW = "Weighted mean of the members' scores, brought to one scale machine by machine."
 
@@ -100,6 +100,7 @@ def pick_members(own: dict[str, api.Run]) -> tuple[str, ...]:
 def members_picked(ids: list[str]) -> None:
     if tables.is_echo("member_table"):
         return
+    hold()
     rows = [row for row in sorted(tables.picked_rows("member_table")) if row < len(ids)]
     remember("members", ",".join(ids[row] for row in rows) or "none")
     for key in ("weights", "clip"):

@@ -401,11 +401,16 @@ def clip_list(
     if labelled:
         kinds = {words.OUTCOMES[code]: code for code in ("FP", "FN", "TP", "TN")}
         with st.container(horizontal=True):
-            how = {"selection_mode": "multi", "bind": "query-params", "label_visibility": "collapsed"}
-            domains = st.pills("Domain", ["source", "target"], key="domain", on_change=relist, **how)
-            named = st.pills("Outcome", list(kinds), key="outcome", on_change=relist, **how)
+            domains = st.pills(
+                "Domain", ["source", "target"], selection_mode="multi", key="domain", bind="query-params",
+                label_visibility="collapsed", on_change=relist,
+            )  # fmt: skip
+            named = st.pills(
+                "Outcome", list(kinds), selection_mode="multi", key="outcome", bind="query-params",
+                label_visibility="collapsed", on_change=relist,
+            )  # fmt: skip
             outcomes = [kinds[name] for name in named]
-    shown = api.select_clips(pool, preset, domains, outcomes, text, band, saved and saved.ids)
+    shown = api.select_clips(pool, preset, domains, outcomes, text, band, saved.ids if saved else None)
     ids = list(shown["clip_id"])
     with st.container(horizontal=True, vertical_alignment="center"):
         st.caption(f"{preset}: {meanings[preset]}", width="content")
@@ -418,11 +423,13 @@ def clip_list(
                 on_click=undone,
                 args=(undo,),
             )
-    if saved and (others := len(saved.ids) - len(pool)):
-        parts = " and ".join(f"{count} {SPLITS.get(split, split)}" for split, count in saved.splits.items())
+    if saved and len(pool) < len(saved.ids):
+        parts = [
+            f"{count} {SPLITS.get(split, split)} clip{'s' * (count != 1)}" for split, count in saved.splits.items()
+        ]
         st.caption(
-            f":material/info: The selection holds {words.plain(parts)}; {others} of its {len(saved.ids)} clips are no "
-            "test clips of this run and have no verdict. Explore has all."
+            f":material/info: The selection of {len(saved.ids)} holds {words.plain(' and '.join(parts))}. Test clips of "
+            "this run alone are listed here; Explore has all."
         )
     with head:
         st.header("Clips", width="content")
@@ -467,7 +474,7 @@ def clip_list(
 
 
 Chip = tuple[str, str, Callable[[], None]]
-SPLITS = {"train": "training clips", "test": "test clips", "generated": "generated clips"}
+SPLITS = {"train": "training"}
 
 
 def undone(undo: Callable[[], None]) -> None:

@@ -269,7 +269,8 @@ def other_settings(
     wanted = sorted(machines or data_set(workspace, data).machines)
     used = dict(_leaves(_resolved(name, profile, config_stamp())))
     prints = current_fingerprint(workspace, data, wanted)
-    seeds, told = [], []
+    seeds: list[int] = []
+    told: list[str] = []
     for run in runs(workspace):
         record = run.record
         if (record["system"], record["data"]["name"], record["profile"]) != (name, data, profile):
@@ -361,10 +362,13 @@ def system_states(workspace: Workspace, data: str, profile: str) -> pd.DataFrame
     for name, about in _described(profile, config_stamp()).items():
         own, last = finished.get(name), latest.get(name)
         state = "done" if own else "not started"
-        if last and (last.is_active or own is None):
-            state = last.state if last.state != jobs.DONE else state
-        elif last and last.state in (jobs.FAILED, jobs.INTERRUPTED) and last.created > own.record["created"]:
-            state = last.state  # a cancelled one takes nothing away from the result
+        stopped = (jobs.FAILED, jobs.INTERRUPTED)  # a cancelled job takes nothing away from a result before it
+        if last and own and not last.is_active:
+            is_news = last.state in stopped and last.created > own.record["created"]
+        else:
+            is_news = last is not None and last.state != jobs.DONE
+        if last and is_news:
+            state = last.state
         if about["weights"] not in lacking:
             lacking[about["weights"]] = _lacking(about["weights"])
         row = {key: value for key, value in about.items() if key != "invalid"} | {

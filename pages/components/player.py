@@ -1,8 +1,8 @@
 """One clip to look at and to listen to: its microphones over one time axis, where in it the score comes from, and
 another clip beside it.
 
-What is seen and heard is made in the browser (assets/player.js, assets/player_audio.js) from pictures and sounds that the server hands out
-by id; this module says which. Nothing of it runs again while a clip plays: an unchanged mount leaves it alone.
+What is seen and heard is made in the browser (assets/player.js, assets/player_audio.js) from pictures and sounds
+that the server hands out by id; this module says which. Nothing of it runs again while a clip plays: an unchanged mount leaves it alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import streamlit as st
 
 from asd_core import api
-from pages.components import pictures
+from pages.components import pictures, words
 from pages.components.context import PAGES, workspace
 
 ASSETS = PAGES.parent / "assets"
@@ -25,9 +25,27 @@ MOST_CELLS = 10_000  # of a map; a larger one would weigh more than the sound
 
 HTML = """
 <section class="player" role="group" tabindex="0" aria-label="Player">
-  <header><strong class="title"></strong><span class="clock"></span></header>
-  <div class="plot"></div>
-  <p class="read"></p>
+  <header>
+    <strong class="title"></strong><span class="clock"></span>
+    <details>
+      <summary title="Keys and mouse (H)">Keys<kbd>H</kbd></summary>
+      <dl>
+        <dt>Click</dt><dd>go to that moment</dd>
+        <dt>Drag</dt><dd>loop that span</dd>
+        <dt>Alt-drag, Shift-drag</dt><dd>loop that span and hear only that band</dd>
+        <dt>Double-click</dt><dd>set a marker</dd>
+        <dt><kbd>Esc</kbd></dt><dd>close this list; take span, band and marker away</dd>
+        <dt><kbd>Space</kbd></dt><dd>play or pause</dd>
+        <dt><kbd>←</kbd> <kbd>→</kbd></dt><dd>one second back or on, while the player has the focus</dd>
+        <dt><kbd>N</kbd></dt><dd>near or far microphone</dd>
+        <dt><kbd>L</kbd></dt><dd>loop</dd>
+        <dt><kbd>M</kbd></dt><dd>heat map</dd>
+        <dt><kbd>B</kbd></dt><dd>this clip or the other one</dd>
+        <dt><kbd>O</kbd></dt><dd>only the anomaly</dd>
+        <dt><kbd>H</kbd></dt><dd>this list</dd>
+      </dl>
+    </details>
+  </header>
   <div class="row">
     <button class="play" data-do="play" title="Play or pause (Space)"><i></i><span>Play</span><kbd>Space</kbd></button>
     <span class="choice" role="group" aria-label="Microphone" title="Which microphone is heard (N: near or far)">
@@ -37,42 +55,26 @@ HTML = """
       <kbd>N</kbd>
     </span>
     <button data-do="loop" title="Repeat the marked span, or all of it (L)">Loop<kbd>L</kbd></button>
-    <button data-do="matched" title="Bring both microphones and both clips to the same RMS level">Match level</button>
-    <label>Speed <select title="The pitch follows the speed">
-      <option value="0.5">0.5×</option><option value="0.75">0.75×</option><option value="1" selected>1×</option
-      ><option value="1.5">1.5×</option><option value="2">2×</option>
-    </select></label>
     <button data-do="other" title="Switch between this clip and the other one, at the same place (B)"
       >A/B<kbd>B</kbd></button>
     <button data-do="anomaly" title="Hear only what the heat map marks (O)">Only the anomaly<kbd>O</kbd></button>
+    <button data-do="matched" title="Bring both microphones and both clips to the same RMS level">Match level</button>
+    <select aria-label="Speed" title="Speed; the pitch follows it">
+      <option value="0.5">0.5×</option><option value="0.75">0.75×</option><option value="1" selected>1×</option
+      ><option value="1.5">1.5×</option><option value="2">2×</option>
+    </select>
+    <span class="map">
+      <button data-do="heat" title="Show the map of local scores (M)">Heat<kbd>M</kbd></button>
+      <input type="range" min="0" max="100" step="5" aria-label="Opacity of the heat map" title="Opacity">
+      <button data-do="hottest" title="Loop the strongest evidence through its band; again for the next place"
+        >Hottest patch</button>
+    </span>
   </div>
-  <div class="row map">
-    <button data-do="heat" title="Show the map of local scores (M)">Heat<kbd>M</kbd></button>
-    <input type="range" min="0" max="100" step="5" aria-label="Opacity of the heat map" title="Opacity">
-    <span class="legend"><span class="low"></span><i></i><span class="high"></span></span>
-    <button data-do="hottest" title="Loop the strongest evidence through its band; again for the next place"
-      >Hottest patch</button>
-    <span class="about"></span>
-  </div>
+  <div class="plot"></div>
+  <div class="legend"><i></i></div>
+  <p class="read"></p>
   <p class="said" role="status"></p>
-  <details>
-    <summary>Keys and mouse</summary>
-    <dl>
-      <dt>Click</dt><dd>go to that moment</dd>
-      <dt>Drag</dt><dd>loop that span</dd>
-      <dt>Alt-drag, Shift-drag</dt><dd>loop that span and hear only that band</dd>
-      <dt>Double-click</dt><dd>set a marker</dd>
-      <dt><kbd>Esc</kbd></dt><dd>take span, band and marker away</dd>
-      <dt><kbd>Space</kbd></dt><dd>play or pause</dd>
-      <dt><kbd>←</kbd> <kbd>→</kbd></dt><dd>one second back or on, while the player has the focus</dd>
-      <dt><kbd>N</kbd></dt><dd>near or far microphone</dd>
-      <dt><kbd>L</kbd></dt><dd>loop</dd>
-      <dt><kbd>M</kbd></dt><dd>heat map</dd>
-      <dt><kbd>B</kbd></dt><dd>this clip or the other one</dd>
-      <dt><kbd>O</kbd></dt><dd>only the anomaly</dd>
-      <dt><kbd>H</kbd></dt><dd>this list</dd>
-    </dl>
-  </details>
+  <p class="about"></p>
 </section>
 """
 
@@ -132,7 +134,7 @@ class Heat:
     high: float = 1.0  # full colour
     threshold: float | None = None  # drawn as a contour
     branch: str = ""
-    unit: str = ""
+    unit: str = ""  # sentences on what the colours mean
     places: Sequence[tuple[float, float | None, float, float, float, str]] = ()
     """(start, stop in s, low, high in Hz, score, words), strongest first; stop None: to the end of the clip."""
     reason: str = ""
@@ -153,7 +155,7 @@ def drawn(found: api.Heat) -> Heat:
         high=found.high,
         threshold=found.limit,
         branch=found.branch,
-        unit=f"{found.unit}; contour: {found.limit_words}",
+        unit=_sentences(found),
         places=[(p.start, p.stop, p.low, p.high, p.score, _compared(p)) for p in found.places],
         channel=found.channel,
     )
@@ -163,11 +165,14 @@ def _compared(place: api.Place) -> str:
     if not place.match:
         return "nearest to an invented example"
     at = "" if place.match_start is None else f" at {place.match_start:.1f} s"
-    return f"nearest to {_title(place.match)}{at}"
+    return f"nearest to {words.clip_title(place.match)}{at}"
 
 
-def _title(clip_id: str) -> str:
-    return clip_id.rpartition("/")[2].removesuffix(".wav")
+def _sentences(found: api.Heat) -> str:
+    """What a map's colours and its contour stand for."""
+    what, _, scale = found.unit.partition("; scale: ")
+    what = f"{what[:1].upper()}{what[1:]}."
+    return f"{what} Orange: {scale}; red: above it. Contour at {found.limit:.4g}: {found.limit_words}."
 
 
 def sound(data: str, clip_id: str, axis: api.Axis) -> tuple[Sound, api.ClipFacts]:
@@ -188,7 +193,7 @@ def sound(data: str, clip_id: str, axis: api.Axis) -> tuple[Sound, api.ClipFacts
         else:
             views.append(ChannelView(channel.capitalize(), "", "", "This file has one channel only."))
     made = Sound(
-        title=_title(clip_id),
+        title=words.clip_title(clip_id),
         data=data,
         clip_id=clip_id,
         seconds=facts.seconds,
@@ -212,6 +217,7 @@ def mount(
     anomaly: str | None = None,
     autoplay: bool = False,
     compact: bool = False,
+    about: str = "",
     on_marker: Callable[[], None] | None = None,
 ) -> dict[str, Any] | None:
     """Draw the player.
@@ -220,8 +226,10 @@ def mount(
         other: what the A/B switch goes to
         heat: None where no map belongs to such a recording; its controls are then left out
         anomaly: address of a WAV as long as the clip, with only what the map marks
-        autoplay: whether a new clip plays at once, provided that something has been played before
+        autoplay: whether a new clip plays at once, as soon as the browser allows it: after the first click or key
         compact: lower pictures and no list of keys, for two players side by side
+        about: what the clip is looked at for, such as a run; when it or the clip changes, a column that scrolls by itself
+            goes back to its top
         on_marker: called after a double-click
 
     Returns:
@@ -236,6 +244,7 @@ def mount(
             "anomaly": anomaly,
             "autoplay": autoplay,
             "compact": compact,
+            "about": about,
             "ticks": api.ticks(clip.axis),
             "range": [api.LOG_FROM if clip.axis == "log" else 0.0, api.SAMPLE_RATE / 2],
             "palette": _palette(),

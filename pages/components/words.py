@@ -34,6 +34,12 @@ def plain(text: str) -> str:
     return re.sub(r"\s*\n\s*", "  \n", escaped)  # lines stay
 
 
+def clip_title(clip_id: str) -> str:
+    """A clip's name without what says nothing: folder, ending, the only section, no attribute."""
+    name = clip_id.rpartition("/")[2].removesuffix(".wav").removesuffix("_noAttribute")
+    return re.sub(r"^section_00_(?=[a-z])", "", name)
+
+
 def state_badge(state: str) -> None:
     icon, colour = STATES[state]
     st.badge(state, icon=icon, color=colour)  # type: ignore[arg-type]

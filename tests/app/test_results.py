@@ -160,7 +160,7 @@ def test_a_selection_with_training_clips_says_how_many_are_none_of_the_list(open
     saved = api.save_selection(full, [*training, test], {"data": "workshop"})
     app = open_app(full, "results", run=FIRST, machine="fan", selection=saved)
     assert "**1 of 1** clips" in texts(app)
-    assert "3 training clips and 1 test clips; 3 of its 4 clips" in texts(app)
+    assert "The selection of 4 holds 3 training clips and 1 test clip." in texts(app)
     other = api.save_selection(full, [test], {"data": "elsewhere"})
     app = open_app(full, "results", run=FIRST, machine="fan", selection=other)
     assert "elsewhere" in app.warning[0].value

@@ -4,20 +4,21 @@
 import { clamp, Deck, load, RATE, speaker } from './player_audio.js'
 
 const SHORTEST = 0.02 // s, of a loop
+const [ORANGE, RED] = [[255, 128, 0], [190, 0, 50]] // of a map: at the top of its scale, and far above it
+const JOINT = 0.6 // of the colour bar, where the scale ends and what lies above it begins
 const SIDES = { near: [[1, 1], [0, 0]], far: [[0, 0], [1, 1]], both: [[1, 0], [0, 1]] } // [microphone][ear]
 const KEYS = { ' ': 'play', n: 'swap', l: 'loop', m: 'heat', b: 'other', o: 'anomaly', h: 'help' }
 const TYPED = 'input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable=true], [role=slider], ' +
   '[role=combobox], [role=textbox], [role=spinbutton], [role=listbox], [role=menu]'
-const PRESSED = 'button, a[href], summary, input, [role=button], [role=tab], [role=switch], [role=option]'
+const PRESSED = 'button, summary, input, [role=button], [role=tab], [role=switch], [role=option]'
 
 const settings = { channel: 'near', matched: false, speed: 1, heat: true, opacity: 55 } // stay from clip to clip
 const mounted = new Set()
 const players = new WeakMap()
-let hasPlayed = false
 
 const inHertz = (hertz) => (hertz < 1000 ? `${Math.round(hertz)} Hz` : `${+(hertz / 1000).toFixed(2)} kHz`)
 const inDecibel = (value) => `${value > 0 ? '+' : ''}${value.toFixed(1).replace('-', '−')} dB`
-const digits = (value) => `${+value.toPrecision(4)}`
+const digits = (value) => `${+value.toPrecision(4)}`.replace('-', '−')
 const add = (parent, tag, className = '', properties = {}) =>
   parent.appendChild(Object.assign(document.createElement(tag), { className, ...properties }))
 
@@ -29,6 +30,7 @@ class Player {
 
   constructor(root) {
     this.root = root
+    this.host = root.getRootNode().host
     this.find = (selector) => root.querySelector(selector)
     this.button = (action) => this.find(`[data-do=${action}]`)
     const { deck } = this
@@ -62,20 +64,27 @@ class Player {
     this.deck.stop()
     this.sizes.disconnect()
     mounted.delete(this)
-    if (!mounted.size) document.removeEventListener('keydown', anyKey)
+    if (mounted.size) return
+    document.removeEventListener('keydown', anyKey)
+    document.removeEventListener('keydown', inTable, true)
   }
 
   // ---- what is shown
 
   update(data, mark) {
     const isNew = this.data?.clip.sound !== data.clip.sound
+    if (isNew || this.data.about !== data.about) {
+      const column = this.host.closest('[data-testid=stColumn]')
+      if (column) column.scrollTop = 0
+    }
+    const isArrival = !this.data && document.activeElement?.matches('a[href]') // a link led here, and to any clip
     const hasOther = this.data?.other?.sound === data.other?.sound && this.data?.anomaly === data.anomaly
     Object.assign(this, { data, mark, message: '', place: -1 })
     if (isNew) {
       this.deck.stop()
       Object.assign(this.deck, { seconds: data.clip.seconds, at: 0, buffers: {}, loop: null, speed: settings.speed })
       Object.assign(this, { span: null, looping: false, marker: null, heard: 'clip', isReady: false, isBroken: false })
-      this.isWanted = data.autoplay && hasPlayed
+      this.isWanted = data.autoplay && hasBeenUsed() && !isArrival
       this.deck.tune(null)
       this.fetch('clip')
     } else if (!hasOther) {
@@ -146,8 +155,11 @@ class Player {
     this.pointer.hidden = true
     for (const { picture } of data.other?.channels ?? []) if (picture) new Image().src = picture // ready for the switch
     this.root.classList.toggle('compact', data.compact)
-    this.find('.map').hidden = !data.heat
-    if (data.heat?.values.length) this.cells = cells(data.heat)
+    for (const one of ['.map', '.about', '.legend']) this.find(one).hidden = !data.heat
+    if (data.heat?.values.length) {
+      this.cells = cells(data.heat)
+      this.most = data.heat.values.flat().reduce((a, b) => Math.max(a, b))
+    }
     this.palette = new Map(data.palette.match(/.{6}/g).map((colour, index) => [parseInt(colour, 16), index]))
     this.read(null)
   }
@@ -213,6 +225,7 @@ class Player {
     root.classList.toggle('mapped', Boolean(this.map))
     this.find('.title').textContent = { other: `B: ${shown.title}`, anomaly: `Only the anomaly: ${shown.title}` }[heard]
       ?? (data.other ? `A: ${shown.title}` : shown.title)
+    this.find('.title').title = shown.clip_id
     this.find('.play span').textContent = deck.take ? 'Pause' : 'Play'
     this.press('loop', this.looping)
     this.press('matched', settings.matched)
@@ -264,24 +277,45 @@ class Player {
     this.button('heat').disabled = !isThere
     this.button('hottest').disabled = !heat.places.length
     Object.assign(this.find('input'), { value: settings.opacity, disabled: !isThere })
+    const about = [heat.branch && `Branch ${heat.branch}.`, heat.unit]
+    if (this.heard === 'other') about.push('Not shown over B.')
+    this.find('.about').textContent = isThere ? about.filter(Boolean).join(' ') : heat.reason
     const legend = this.find('.legend')
     legend.hidden = !isThere
-    this.find('.low').textContent = digits(heat.low)
-    this.find('.high').textContent = digits(heat.high)
+    if (!isThere) return
+    const { low, high, threshold } = heat
+    const isAbove = this.most > high
+    const joint = isAbove ? JOINT : 1
+    const at = (value) => value <= high
+      ? (joint * (value - low)) / (high - low)
+      : joint + ((1 - joint) * (value - high)) / (this.most - high)
     const bar = legend.querySelector('i')
-    bar.style.background = 'linear-gradient(to right, transparent, rgb(255, 128, 0))'
+    const stops = ['transparent', `${this.colour(high)} ${100 * joint}%`, this.colour(Math.max(this.most, high))]
+    bar.style.background = `linear-gradient(to right, ${stops.join(', ')})`
     bar.replaceChildren()
-    const { threshold, low, high } = heat
-    if (threshold !== null && threshold >= low && threshold <= high)
-      add(bar, 'b').style.left = `${(100 * (threshold - low)) / (high - low)}%`
-    const about = [heat.branch, heat.unit, threshold === null ? '' : `contour at ${digits(threshold)}`]
-    if (this.heard === 'other') about.push('not shown over B')
-    this.find('.about').textContent = isThere ? about.filter(Boolean).join(' · ') : heat.reason
+    if (threshold !== null && threshold >= low && threshold <= Math.max(high, this.most))
+      add(bar, 'b', '', { title: `Contour: ${digits(threshold)}` }).style.left = `${100 * at(threshold)}%`
+    for (const one of legend.querySelectorAll('span')) one.remove()
+    const labels = [[0, digits(low)], [joint, digits(high)], isAbove && [1, `${digits(this.most)} highest`]]
+    for (const [place, label] of labels.filter(Boolean)) {
+      const span = add(legend, 'span', '', { textContent: label })
+      Object.assign(span.style, { left: `${100 * place}%`, transform: `translateX(${-100 * place}%)` })
+    }
+  }
+
+  // Clear to orange along the scale, which all clips of a machine share, so that a calm one looks calm. Above it ever
+  // redder up to the clip's highest, so that the strongest place stands out; but a little above is only a little red.
+  colour(value) {
+    const { low, high } = this.data.heat
+    const above = clamp((value - high) / Math.max(this.most - high, high - low), 0, 1)
+    const [red, green, blue] = ORANGE.map((from, i) => Math.round(from + above * (RED[i] - from)))
+    return `rgba(${red}, ${green}, ${blue}, ${clamp((value - low) / (high - low), 0, 1)})`
   }
 
   inWords() {
     const { deck, span, channel, shown } = this
-    const said = [{ playing: 'Playing', paused: 'Paused', loading: 'Loading the sound …', error: '' }[this.state]]
+    const what = { clip: '', other: ' B, the other clip', anomaly: ' only the anomaly' }[this.heard]
+    const said = [{ playing: `Playing${what}`, paused: `Paused${what && `:${what}`}`, loading: 'Loading the sound …' }[this.state]]
     said.push(channel === 'both' ? 'near left, far right' : `${channel} microphone`)
     if (settings.matched) {
       const applied = this.matching.get(shown)
@@ -346,12 +380,12 @@ class Player {
 
   paintMap(brush) {
     if (!brush) return
-    const { values, low, high, threshold } = this.data.heat
+    const { values, threshold } = this.data.heat
     const { width, height } = brush.canvas
     const x = this.cells.times.map((t) => Math.round((width * t) / this.data.clip.seconds))
     const y = this.cells.edges.map((hertz) => Math.round(height * (1 - this.up(hertz))))
     values.forEach((row, u) => row.forEach((value, f) => {
-      brush.fillStyle = `rgba(255, 128, 0, ${clamp((value - low) / (high - low), 0, 1)})`
+      brush.fillStyle = this.colour(value)
       brush.fillRect(x[u], y[f + 1], x[u + 1] - x[u], y[f] - y[f + 1])
     }))
     if (threshold === null) return
@@ -491,6 +525,11 @@ class Player {
   // ---- what can be done
 
   key(event) {
+    const list = this.find('details')
+    if (event.key === 'Escape' && list.open) {
+      list.open = false
+      return
+    }
     const action = KEYS[event.key?.toLowerCase()]
     if (!action || event.defaultPrevented || event.repeat || isTaken(event)) return
     event.preventDefault()
@@ -502,7 +541,7 @@ class Player {
     if (event.target.matches('select')) event.stopPropagation() // it is typed in, whatever the page has on these keys
     const { deck } = this
     const goal = { ArrowLeft: deck.time - 1, ArrowRight: deck.time + 1, Home: 0, End: deck.seconds }[event.key]
-    if (event.key === 'Escape') this.clear()
+    if (event.key === 'Escape' && !this.find('details').open) this.clear()
     else if (goal !== undefined && !event.target.matches('input, select')) {
       event.preventDefault()
       this.seek(clamp(goal, 0, deck.seconds))
@@ -519,7 +558,6 @@ class Player {
     this.isWanted = !this.isReady
     if (deck.take) deck.stop()
     else if (this.isReady) {
-      hasPlayed = true
       for (const player of mounted) if (player.deck.take) player.play() // one at a time
       deck.start()
     }
@@ -611,7 +649,9 @@ class Player {
   }
 
   help() {
-    this.find('details').open = !this.find('details').open
+    const list = this.find('details')
+    list.open = !list.open
+    if (list.open) this.root.scrollIntoView({ block: 'nearest' })
   }
 }
 
@@ -648,15 +688,35 @@ function isTaken(event) {
   return Boolean(target.closest(TYPED) || (event.key === ' ' && target.closest(PRESSED)))
 }
 
-// Keys that are pressed elsewhere on the page go to the player that came last and can be seen.
+// Whether the browser lets sound begin by itself. Its own word is not enough: a script that drives it counts as a user.
+function hasBeenUsed() {
+  const counts = performance.eventCounts
+  const isTouched = !counts || ['pointerdown', 'keydown'].some((name) => counts.get(name))
+  return isTouched && navigator.userActivation.hasBeenActive
+}
+
+// Keys that are pressed elsewhere on the page go to the player that stands last and can be seen.
 function anyKey(event) {
-  ;[...mounted].findLast(({ root }) => root.getClientRects().length)?.key(event)
+  const seen = [...mounted].filter(({ root }) => root.getClientRects().length)
+  const follows = (one, other) => one.host.compareDocumentPosition(other.host) & Node.DOCUMENT_POSITION_FOLLOWING
+  if (seen.length) seen.reduce((one, other) => (follows(one, other) ? other : one)).key(event)
+}
+
+// A table would open its cell with Space; Enter does that too, so Space plays there as everywhere.
+function inTable(event) {
+  const target = event.composedPath()[0]
+  if (event.key !== ' ' || !(target instanceof Element) || !target.closest('[data-testid=stDataFrame]')) return
+  anyKey(event)
+  if (event.defaultPrevented) event.stopPropagation()
 }
 
 export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement.querySelector('.player')
   if (!players.has(root)) {
-    if (!mounted.size) document.addEventListener('keydown', anyKey)
+    if (!mounted.size) {
+      document.addEventListener('keydown', anyKey)
+      document.addEventListener('keydown', inTable, true)
+    }
     players.set(root, new Player(root))
     mounted.add(players.get(root))
   }

@@ -46,12 +46,12 @@ def show(
         run, row: a run and the clip's row of its clip table; None for recordings that no run has scored
         ids: clips that Previous and Next step through, in order; they set the choice ``clip``
     """
-    with st.container(key="inspector"):  # the shell keeps it in view beside a long table
+    with st.container(key="inspector", gap="xsmall"):  # the shell keeps it in view beside a long table
         if not clip_id:
             st.header("Clip")
             st.info("Pick a clip in the table or on the map.")
             return
-        st.header(words.plain(_name(clip_id)))
+        st.header(words.plain(words.clip_title(clip_id)))
         heading(clip_id, row)
         if row is not None:
             verdict(row, bool(run and run.record.get("transductive")))
@@ -91,7 +91,7 @@ def steps(data: str, clip_id: str, ids: list[str], key: str) -> None:
     """Previous, next, link, download; J and K work wherever no text is being typed."""
     place = ids.index(clip_id) if clip_id in ids else None
     st.session_state[f"{key}_ids"] = ids
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(key=f"{key}_steps", horizontal=True, vertical_alignment="center", gap="xsmall"):
         st.button(
             "Previous",
             key="previous",
@@ -110,7 +110,7 @@ def steps(data: str, clip_id: str, ids: list[str], key: str) -> None:
             on_click=step,
             args=(1, key),
         )
-        with st.popover("Link", icon=":material/link:"):
+        with st.popover("Link", icon=":material/link:", type="tertiary", help="Link to this view"):
             st.caption("This view, clip and filters included:")
             st.code(link(), language=None, wrap_lines=True)
         st.download_button(
@@ -120,6 +120,7 @@ def steps(data: str, clip_id: str, ids: list[str], key: str) -> None:
             mime="audio/wav",
             key=f"{key}_download",
             icon=":material/download:",
+            type="tertiary",
             on_click="ignore",
             help="Download the recording as it is on disk",
         )
@@ -134,7 +135,7 @@ def step(by: int, key: str) -> None:
 @st.fragment
 def _body(data: str, clip_id: str, run_id: str, key: str) -> None:
     run = cached.runs().get(run_id)
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         axis = st.segmented_control(
             "Frequency axis",
             api.AXES,
@@ -150,7 +151,7 @@ def _body(data: str, clip_id: str, run_id: str, key: str) -> None:
             value=True,
             key="autoplay",
             persist_state="session",
-            help="The next clip plays at once. Browsers allow it only after the first sound that you start.",
+            help="The next clip plays at once. Browsers allow it only after your first click or key.",
         )
         branch = _pick_branch(run, clip_id.partition("/")[0], key) if run else ""
     shown = Shown(data, clip_id, run, key, axis or "mel", branch)
@@ -182,8 +183,6 @@ def _pick_branch(run: api.Run, machine: str, key: str) -> str:
     branch = st.selectbox(
         "Branch",
         names,
-        format_func=lambda name: f"branch {name}",
-        label_visibility="collapsed",
         key=f"{key}_branch_{run.record['run_id']}",
         help="Whose map and whose nearest normal clips are shown",
         width=180,
@@ -221,6 +220,7 @@ def _player(shown: Shown) -> api.ClipFacts | None:
         heat=heat,
         anomaly=url,
         autoplay=bool(st.session_state.get("autoplay", True)),
+        about=shown.run.record["run_id"] if shown.run else "",
     )
     if other:
         st.caption(f"A/B switches to {words.plain(other.title)}, {_role(shown, against)}.")
@@ -322,7 +322,7 @@ def _pick_other(shown: Shown, name: str, table: tuple[pd.DataFrame, dict[str, An
         column_config=table[1],
         row_height=44 if "Near" in table[0] else 35,
         height="content",
-        selection_mode="single-row",
+        selection_mode=tables.ROWS,
         on_select=pick,
         alt=f"{len(choices)} {name}; pick a row to switch to its clip with A/B",
     )
@@ -449,7 +449,3 @@ def _file(shown: Shown, facts: api.ClipFacts | None) -> None:
 
 def _contents(data: str, clip_id: str) -> bytes:
     return api.clip(workspace(), data, clip_id).path.read_bytes()
-
-
-def _name(clip_id: str) -> str:
-    return clip_id.rpartition("/")[2].removesuffix(".wav")

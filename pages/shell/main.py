@@ -19,14 +19,25 @@ st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="lar
 
 # The theme's colour is for areas and lines: as text on a tint of itself it would be too faint in the dark.
 CHOSEN = ("button[data-variant][data-selected]:not([data-disabled])", "[role='tab'][data-selected][data-testid]")
-# The clip's column stays in view while the table beside it scrolls.
+# The clip's column stays in view while the table beside it scrolls; in a narrow window it stands below the table.
 BESIDE = "[data-testid='stColumn']:has(> * .st-key-inspector)"
+BOTH = "[data-testid='stHorizontalBlock']:has(> [data-testid='stColumn'] > * .st-key-inspector)"
+# Tools that Streamlit lays over what is above a small table, when the pointer is near: they would take its clicks.
+SMALL = ".st-key-inspector, .st-key-leaderboard, .st-key-matrix, .st-key-clips"
+ICONS = ":is([data-testid='stPopover'], [data-testid='stDownloadButton'])"  # of the clip's row of buttons: icons alone
 STYLE = f"""
 .stApp :is({", ".join(CHOSEN)}) {{ color: inherit; font-weight: 600; }}
 .stApp [data-testid="stSliderThumbValue"] {{ color: inherit; }}
 .stApp [data-testid="stMainBlockContainer"] {{ padding: 2.5rem 2.5rem 4rem; }}
+.stApp [data-testid="stSidebar"] a:focus-visible {{ outline: 2px solid currentColor; outline-offset: -2px; }}
+:is({SMALL}) [data-testid="stElementToolbar"] {{ display: none; }}
+.st-key-inspector_steps {ICONS} button [data-testid="stMarkdownContainer"] {{ position: absolute; clip-path: inset(50%); }}
 @media (min-width: 1100px) {{
   {BESIDE} {{ position: sticky; top: 3.5rem; align-self: flex-start; max-height: calc(100vh - 4rem); overflow-y: auto; }}
+}}
+@media (max-width: 1099.98px) {{
+  {BOTH} {{ flex-direction: column; }}
+  {BOTH} > [data-testid="stColumn"] {{ width: 100%; min-width: 100%; flex: none; }}
 }}
 """
 st.html(f"<style>{STYLE}</style>")

@@ -89,7 +89,7 @@ def test_the_player_gets_the_clip_its_map_and_its_nearest_normal_clip(inspect, r
     assert len(given["heat"]["values"]) == len(heat.map.values)
     assert given["heat"]["threshold"] == pytest.approx(heat.limit)
     assert given["heat"]["reason"] == ""
-    assert given["heat"]["places"][0]["words"].startswith("nearest to section_00_")
+    assert given["heat"]["places"][0]["words"].startswith("nearest to source_train_normal_")
     assert given["anomaly"].startswith(f"/asd/anomaly/{RUN}/{CLIP}?")
 
 
@@ -247,7 +247,7 @@ def test_several_branches_can_be_chosen_from(inspect, rich):
     write_json(folder / "meta.json", meta)
     app = inspect(rich)
     box = app.selectbox(key=f"inspector_branch_{RUN}")
-    assert box.options == [f"branch {first['name']}", "branch second"]
+    assert (box.label, box.options) == ("Branch", [first["name"], "second"])
     box.select("second").run()
     assert played(app)["heat"]["branch"] == "second"
     assert "branch second" in said(app)

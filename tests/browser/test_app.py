@@ -16,7 +16,7 @@ def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):
     clip_id = "valve/test/section_00_target_test_anomaly_0001_speed_9.wav"
     with serving(workspace) as address:
         tab.goto(f"{address}/results?machine=valve&clip={clip_id}&show=By+name")
-        heading(tab, "section_00_target_test_anomaly_0001_speed_9")
+        heading(tab, "target_test_anomaly_0001_speed_9")
         navigation = tab.get_by_test_id("stSidebar")
         assert [
             navigation.get_by_text(name, exact=True).count() for name in ("Home", "Results", "Train", "Export")
@@ -30,7 +30,7 @@ def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):
 
 def opened(tab) -> None:
     """Wait for the first clip by name and its player."""
-    heading(tab, "section_00_source_test_anomaly_0000")
+    heading(tab, "source_test_anomaly_0000")
     tab.wait_for_function("() => window.find()?.dataset.state === 'paused'")
     settled(tab)
 
@@ -41,13 +41,13 @@ def test_from_the_table_to_the_sound(tab, server):
     tab.goto(f"{server}/results?machine=fan&show=By+name")
     opened(tab)
     tab.keyboard.press("j")
-    heading(tab, "section_00_source_test_anomaly_0001")
+    heading(tab, "source_test_anomaly_0001")
     settled(tab)
     table = tab.locator(".st-key-clips [data-testid='stDataFrame']")
     table.scroll_into_view_if_needed()
     box = table.bounding_box()
     tab.mouse.click(box["x"] + 16, box["y"] + 36 + 44 * 4.5)  # the tick box of the fifth row
-    heading(tab, "section_00_source_test_normal_0000")
+    heading(tab, "source_test_normal_0000")
     assert "normal_0000" in tab.url
     tab.wait_for_function(
         "() => window.find()?.dataset.clip.includes('normal_0000') && find().dataset.state === 'paused'"
@@ -65,16 +65,16 @@ def test_a_cell_stands_for_its_row(tab, server):
     table.scroll_into_view_if_needed()
     box = table.bounding_box()
     tab.mouse.click(box["x"] + 70, box["y"] + 36 + 44 * 2.5)  # the thumbnail
-    heading(tab, "section_00_source_test_anomaly_0002")
+    heading(tab, "source_test_anomaly_0002")
     settled(tab)
     tab.keyboard.press("ArrowDown")
-    heading(tab, "section_00_source_test_anomaly_0003")
+    heading(tab, "source_test_anomaly_0003")
     settled(tab)
     tab.keyboard.press("k")
-    heading(tab, "section_00_source_test_anomaly_0002")
+    heading(tab, "source_test_anomaly_0002")
     settled(tab)
     tab.mouse.click(box["x"] + 16, box["y"] + 36 + 44 * 0.5)  # its tick box
-    heading(tab, "section_00_source_test_anomaly_0000")
+    heading(tab, "source_test_anomaly_0000")
 
 
 def test_typing_is_no_command(tab, server):
@@ -88,7 +88,7 @@ def test_typing_is_no_command(tab, server):
     tab.get_by_label("Name or attribute").fill("normal")
     tab.keyboard.press("Enter")
     tab.get_by_text("8 of 16").wait_for()
-    heading(tab, "section_00_source_test_normal_0000")  # the first of them: neither J nor K was a command
+    heading(tab, "source_test_normal_0000")  # the first of them: neither J nor K was a command
 
 
 def test_every_click_on_a_filter_counts(tab, server):
@@ -109,7 +109,7 @@ def test_a_click_sends_little(tab, server):
     for key, name in (("j", "anomaly_0001"), ("j", "anomaly_0002"), ("k", "anomaly_0001")):
         received[0] = 0
         tab.keyboard.press(key)
-        heading(tab, f"section_00_source_test_{name}")
+        heading(tab, f"source_test_{name}")
         tab.wait_for_function("name => window.find()?.dataset.clip.includes(name)", arg=name)
         settled(tab)
         assert 0 < received[0] < 100_000

@@ -69,10 +69,31 @@ def test_the_picked_neighbour_is_what_a_b_switches_to(opened):
     table = opened.locator(".st-key-inspector_neighbours canvas").first
     table.scroll_into_view_if_needed()
     box = table.bounding_box()
-    opened.mouse.click(box["x"] + 16, box["y"] + 35 + 44 * 2.5)  # the tick box of the third row
+    opened.mouse.click(box["x"] + 70, box["y"] + 35 + 44 * 2.5)  # the thumbnail of the third row
     opened.get_by_text("normal training clip number 3").first.wait_for()
     press(opened, "other")
     until(opened, "p.dataset.heard === 'other'")
+
+
+def test_verdict_transport_and_pictures_are_in_view_together(opened):
+    fits = """() => {
+        const column = document.querySelector('.st-key-inspector').closest('[data-testid=stColumn]')
+        const frames = [...window.find().querySelectorAll('.frame')]
+        const below = column.getBoundingClientRect().top
+        return frames.length === 2 && frames.at(-1).getBoundingClientRect().bottom - below < innerHeight - 64
+    }"""
+    opened.wait_for_function(fits)
+    opened.set_viewport_size({"width": 1024, "height": 768})  # here the clip stands below the table, not beside it
+    opened.wait_for_function("() => { const { width } = window.find().getBoundingClientRect();"
+                             " return width > 500 && document.querySelector('[data-testid=stMain]').scrollWidth <= 1024 }")  # fmt: skip
+
+
+def test_another_clip_is_seen_from_its_top(opened):
+    column = "document.querySelector('.st-key-inspector').closest('[data-testid=stColumn]')"
+    opened.wait_for_function(f"() => {{ const c = {column}; c.scrollTop = 9999; return c.scrollTop > 100 }}")
+    opened.keyboard.press("j")
+    until(opened, "p?.dataset.clip !== arg", CLIP)
+    opened.wait_for_function(f"() => {column}.scrollTop === 0")
 
 
 def test_keys_step_through_the_list(opened):

@@ -205,6 +205,42 @@ def test_the_other_clip_at_the_same_place(open_player):
     assert says(tab, "heard") == "clip"
     tab.keyboard.press("o")
     until(tab, "p.dataset.heard === 'anomaly'")
+    assert tab.locator(".player .said").inner_text().startswith("Playing only the anomaly · near")
+
+
+def test_a_map_s_colours_go_to_the_clip_s_highest(open_player):
+    tab = open_player()
+    assert tab.locator(".player .legend span").all_inner_texts() == ["0.1", "0.85", "0.9 highest"]
+    assert "Branch local. local score" in tab.locator(".player .about").inner_text()
+    low, calm, top, highest = tab.evaluate(
+        """() => {
+             const canvas = window.find().querySelector('.frame canvas'), { width, height } = canvas
+             const at = (seconds, up) => [...canvas.getContext('2d').getImageData(
+               Math.round((seconds / 12) * width), Math.round((1 - up) * height), 1, 1).data]
+             const mel = hertz => Math.log1p(hertz / 700) / Math.log1p(8000 / 700)
+             return [at(0.5, mel(125)), at(3.5, mel(375)), at(8.5, mel(1500)), at(7.5, mel(1500))]
+           }"""
+    )
+    assert max(low[3], calm[3]) < top[3] < highest[3], "clearer where the score is lower"
+    assert highest[1] < top[1], "redder where it is above the scale"
+
+
+def test_the_keys_are_listed_over_the_player(open_player):
+    tab = open_player()
+    tab.locator(".player .wave").focus()
+    before = tab.evaluate("window.find().offsetHeight")
+    tab.keyboard.press("h")
+    tab.get_by_text("go to that moment").wait_for()
+    inside = tab.evaluate("""() => {
+        const [outer, list] = [window.find(), window.find().querySelector('dl')].map(e => e.getBoundingClientRect())
+        return outer.left <= list.left && list.right <= outer.right && list.bottom <= innerHeight && list.top >= outer.top
+    }""")
+    assert inside
+    assert tab.evaluate("window.find().offsetHeight") == before
+    tab.keyboard.press("l")
+    tab.keyboard.press("Escape")
+    tab.get_by_text("go to that moment").wait_for(state="hidden")
+    assert says(tab, "loop") != "", "one step at a time"
 
 
 def test_other_reruns_leave_it_alone(open_player):
@@ -248,12 +284,22 @@ def test_space_plays_from_the_table(open_player):
     tab.mouse.click(box["x"] + 16, box["y"] + 52)  # the tick box of the first row
     tab.keyboard.press("Space")
     until(tab, "p.dataset.state === 'playing'")
+    tab.mouse.click(box["x"] + 120, box["y"] + 52)  # a cell, which Space would open
+    tab.keyboard.press("Space")
+    until(tab, "p.dataset.state === 'paused'")
+    assert tab.locator(".gdg-growing-entry, [id^=gdg-overlay]").count() == 0
 
 
-def test_the_next_clip_plays_by_itself_once_something_was_played(open_player):
+def test_space_plays_with_the_focus_on_a_link(open_player):
+    tab = open_player()
+    tab.evaluate("() => Object.assign(document.body.appendChild(document.createElement('a')), {href: '#'}).focus()")
+    tab.keyboard.press("Space")
+    until(tab, "p.dataset.state === 'playing'")
+
+
+def test_the_next_clip_plays_by_itself(open_player):
     tab = open_player(autoplay="1")
-    assert says(tab, "state") == "paused"
-    start(tab)
+    assert says(tab, "state") == "paused", "the clip of a page that is loaded waits"
     clip = says(tab, "clip")
     tab.keyboard.press("j")
     until(tab, "p.dataset.clip !== arg && p.dataset.state === 'playing'", clip)

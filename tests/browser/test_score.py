@@ -52,9 +52,9 @@ def test_from_the_drop_to_the_sound(tab, server, workspace, dropped):
 def test_the_list_of_training_clips_leads_to_the_sound(tab, server):
     tab.goto(f"{server}/data?machine=valve&part=Listen")
     heading(tab, "Training clips of valve")
-    heading(tab, "section_00_source_train_normal_0000_speed_1")
+    heading(tab, "source_train_normal_0000_speed_1")
     tab.locator(".st-key-next button:not([disabled])").wait_for()
     tab.locator(".st-key-inspector_player [data-clip], [data-state=paused]").first.wait_for()
     tab.keyboard.press("j")
-    heading(tab, "section_00_source_train_normal_0001_speed_2")
+    heading(tab, "source_train_normal_0001_speed_2")
     assert "train_normal_0001" in tab.url

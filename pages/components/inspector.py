@@ -180,13 +180,11 @@ def _pick_branch(run: api.Run, machine: str, key: str) -> str:
     names = api.branch_names(workspace(), run, machine)
     if len(names) == 1:
         return names[0]
-    branch = st.selectbox(
-        "Branch",
-        names,
-        key=f"{key}_branch_{run.record['run_id']}",
-        help="Whose map and whose nearest normal clips are shown",
-        width=180,
-    )
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.caption("Branch", width="content", help="Whose map and whose nearest normal clips are shown")
+        branch = st.selectbox(
+            "Branch", names, key=f"{key}_branch_{run.record['run_id']}", label_visibility="collapsed", width=180
+        )
     return branch or names[0]
 
 

@@ -118,7 +118,7 @@ def test_a_link_shows_exactly_its_clip(open_app, full):
     clip_id = "fan/test/section_00_target_test_anomaly_0002_speed_9.wav"
     app = open_app(full, "results", clip=clip_id)
     assert "Scores of fan" in texts(app)
-    assert words.plain(clip_id.rpartition("/")[2].removesuffix(".wav")) in [one.value for one in app.header]
+    assert words.plain(words.clip_title(clip_id)) in [one.value for one in app.header]
 
 
 def test_next_and_previous_follow_the_list_as_shown(open_app, full):

@@ -403,7 +403,7 @@ def test_a_blind_round_hides_every_name(open_app, generated, made):
     assert "clip" not in app.query_params
     sent = json.loads(app.get("bidi_component")[0].proto.json)
     assert {sent["clip"][name] for name in ("title", "clip_id")} == {"Clip 1 of 12"}
-    assert "section_00" not in texts(app)
+    assert not any(word in texts(app) for word in ("section_00", "_normal_", "generated/"))
     for _ in range(12):
         app.button(key="blind_generated").click().run()
         assert not app.exception

@@ -68,3 +68,8 @@ def settled(tab) -> None:
     """Wait until the script has run and what it drew is there."""
     tab.locator("[data-testid='stApp'][data-test-script-state='notRunning']").wait_for()
     tab.wait_for_function("() => !document.querySelector('[data-stale=true]')")
+
+
+def address_has(tab, text: str) -> None:
+    """Wait until the address, which is written at the end of a run, holds a text."""
+    tab.wait_for_function("text => decodeURIComponent(location.search).replaceAll('+', ' ').includes(text)", arg=text)

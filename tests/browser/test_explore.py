@@ -7,7 +7,7 @@ from asd_core import api
 from asd_core.artifacts import load_run
 from asd_core.pipeline.projection import plan_projection, project
 from tests.app import example
-from tests.browser.driver import needs_browser, serving
+from tests.browser.driver import needs_browser, serving, settled
 
 pytestmark = needs_browser
 RUN = "logmel-maha--workshop--quick--seed0"
@@ -87,12 +87,14 @@ def test_a_lasso_makes_a_list_that_is_stepped_through(tab, server, sent, workspa
     everything = len(load_run(workspace, RUN).scores)
     tab.get_by_text(f"{everything} of {everything} clips").wait_for()
     tab.get_by_text(f"1 of {everything}", exact=True).wait_for()
+    settled(tab)  # the address is written last
     before = asked_clip(tab)
     tab.wait_for_function(f"clip => {RING}?.dataset.clip === clip", arg=before)
     sent.clear()
     tab.keyboard.press("j")
     after = ringed(tab, before)
     tab.get_by_text(f"2 of {everything}", exact=True).wait_for()
+    settled(tab)
     assert asked_clip(tab) == after
     assert tab.evaluate(f"{GRAPH}.layout.selections.length") == 1, "what was drawn stays"
     assert sum(size for size, _ in sent) < 100_000

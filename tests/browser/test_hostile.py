@@ -15,7 +15,7 @@ from asd_core.data.manifest import scan
 from asd_core.files import write_json
 from pages.shell.places import PLACES
 from tests.app import example
-from tests.browser.driver import needs_browser, serving
+from tests.browser.driver import address_has, needs_browser, serving
 
 pytestmark = needs_browser
 PAGES = [name for places in PLACES.values() for name, *_ in places]
@@ -127,6 +127,6 @@ def test_two_tabs_pressing_train_make_one_job(chromium, tmp_path):
             one.get_by_text("last sign of life").wait_for()
         (job,) = jobs.list_jobs(workspace.jobs)
         for one in tabs:
-            assert f"job={job.id}" in one.url
+            address_has(one, f"job={job.id}")
             one.close()
         jobs.cancel(job.folder, force=True)

@@ -4,7 +4,7 @@ import pytest
 
 from asd_core import api, jobs
 from tests.app.test_score import RUN, judged, sound
-from tests.browser.driver import heading, needs_browser
+from tests.browser.driver import address_has, heading, needs_browser
 
 pytestmark = needs_browser
 
@@ -33,7 +33,7 @@ def test_from_the_drop_to_the_sound(tab, server, workspace, dropped):
     for job in jobs.list_jobs(workspace.jobs):  # of the stand-in worker, which scores nothing
         jobs.cancel(job.folder, force=True)
     key = judged(workspace, one)
-    assert f"scored={key}" in tab.url
+    address_has(tab, f"scored={key}")
     tab.goto(f"{server}/score?scored={key}")
     heading(tab, "Judged as fan by logmel-knn")
     player = tab.locator(".st-key-player [data-clip]")
@@ -57,4 +57,4 @@ def test_the_list_of_training_clips_leads_to_the_sound(tab, server):
     tab.locator(".st-key-inspector_player [data-clip], [data-state=paused]").first.wait_for()
     tab.keyboard.press("j")
     heading(tab, "source_train_normal_0001_speed_2")
-    assert "train_normal_0001" in tab.url
+    address_has(tab, "train_normal_0001")

@@ -4,7 +4,7 @@ import pytest
 
 from asd_core import api
 from tests.app import example
-from tests.browser.driver import heading, needs_browser, serving
+from tests.browser.driver import heading, needs_browser, serving, settled
 
 pytestmark = needs_browser
 
@@ -32,12 +32,14 @@ def test_a_key_per_verdict_and_undo_after_the_last(tab, server, workspace):
     tab.goto(f"{server}/screening")
     tab.get_by_text("0 / 12 judged").wait_for()
     tab.locator(".st-key-review_player .player[data-clip]").wait_for()
+    settled(tab)  # the address is written last
     first = tab.url
     for number, key in enumerate("123", 1):
         before = tab.url
         tab.keyboard.press(key)
         tab.get_by_text(f"{number} / 12 judged").wait_for()
         tab.wait_for_function("before => location.href !== before", arg=before)
+        settled(tab)
     assert sorted(said()) == ["drop", "keep", "unsure"]
     for number in (2, 1, 0):
         tab.keyboard.press("z")

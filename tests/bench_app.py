@@ -176,7 +176,7 @@ def mapped(tab: Page, server: str, run: str) -> None:
     report("explore: next clip, bytes on the socket", received[0] / 1e3, 100, "kB")
     received[0] = 0
     lasso = timed(
-        lambda: draw(tab, (0.3, 0.3), (0.5, 0.3), (0.5, 0.5), (0.3, 0.5), (0.3, 0.31)),
+        lambda: draw(tab, (0.05, 0.3), (0.25, 0.3), (0.25, 0.6), (0.05, 0.6), (0.05, 0.31)),
         lambda: tab.get_by_role("button", name="Listen through").wait_for(),
     )
     quiet(tab)

@@ -19,9 +19,13 @@ st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="lar
 
 # The theme's colour is for areas and lines: as text on a tint of itself it would be too faint in the dark.
 CHOSEN = ("button[data-variant][data-selected]:not([data-disabled])", "[role='tab'][data-selected][data-testid]")
-# The clip's column stays in view while the table beside it scrolls; in a narrow window it stands below the table.
+# The clip's column stays in view while the table beside it scrolls.
 BESIDE = "[data-testid='stColumn']:has(> * .st-key-inspector)"
-BOTH = "[data-testid='stHorizontalBlock']:has(> [data-testid='stColumn'] > * .st-key-inspector)"
+# In a narrow window the two halves of a page stand one below the other.
+HALVES = (
+    "[data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] > [data-testid='stLayoutWrapper'] > "
+    "[data-testid='stHorizontalBlock']:has(> [data-testid='stColumn']:nth-child(2):last-child)"
+)
 # Tools that Streamlit lays over what is above a small table, when the pointer is near: they would take its clicks.
 SMALL = ".st-key-inspector, .st-key-leaderboard, .st-key-matrix, .st-key-clips"
 ICONS = ":is([data-testid='stPopover'], [data-testid='stDownloadButton'])"  # of the clip's row of buttons: icons alone
@@ -36,8 +40,8 @@ STYLE = f"""
   {BESIDE} {{ position: sticky; top: 3.5rem; align-self: flex-start; max-height: calc(100vh - 4rem); overflow-y: auto; }}
 }}
 @media (max-width: 1099.98px) {{
-  {BOTH} {{ flex-direction: column; }}
-  {BOTH} > [data-testid="stColumn"] {{ width: 100%; min-width: 100%; flex: none; }}
+  {HALVES} {{ flex-direction: column; }}
+  {HALVES} > [data-testid="stColumn"] {{ width: 100%; min-width: 100%; flex: none; }}
 }}
 """
 st.html(f"<style>{STYLE}</style>")

@@ -331,6 +331,20 @@ def how_again(run: Run, data: str = "") -> str:
     return shlex.join([*words, "--seeds", str(about["seed"])])
 
 
+def require_made(folder: Path, run: Run) -> Path:
+    """The folder of a task behind a run, if what it made is still there.
+
+    Raises:
+        AsdError: it is gone or damaged; the message says how to make it again.
+    """
+    if not is_done(folder):
+        raise AsdError(
+            f"What {run.record['run_id']} has made in {folder} is gone or damaged. Run again ({how_again(run)}): only "
+            f"what is missing is computed."
+        )
+    return folder
+
+
 def list_runs(workspace: Workspace) -> list[Run]:
     """Finished runs, newest first."""
     return [Run(workspace.run(name), read_json(workspace.run(name) / "run.json")) for name in workspace.run_ids()]

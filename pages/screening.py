@@ -8,7 +8,7 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import cached, charts, jobs, pictures, player, tables, words
-from pages.components.context import asked, choose, note, page, remember, show_notes, workspace
+from pages.components.context import asked, choose, note, page, pick_profile, remember, show_notes, workspace
 
 PER_PAGE = 24
 UNREADABLE = (api.AsdError, OSError)  # a recording that is gone, or is no recording
@@ -59,18 +59,9 @@ def nothing(data: str, known: dict[str, api.DataInfo]) -> None:
     if data not in known:
         st.page_link(page("home"), label="Get recordings", icon=":material/home:")
         return
-    profiles = api.profiles()
-    profile = st.segmented_control(
-        "Profile",
-        list(profiles),
-        default="quick" if "quick" in profiles else next(iter(profiles)),
-        format_func=lambda name: f"{name}: {profiles[name].title.lower()}",
-        key="profile",
-        required=True,
-        bind="query-params",
-    )
+    profile = pick_profile()
     try:
-        options = api.generator(profile or "quick")
+        options = api.generator(profile)
         targets = api.generation_targets(api.data_set(workspace(), data), options)
     except api.AsdError as error:
         st.error(words.plain(str(error)), icon=":material/error:")
@@ -84,7 +75,7 @@ def nothing(data: str, known: dict[str, api.DataInfo]) -> None:
         type="primary",
         icon=":material/play_arrow:",
         on_click=jobs.attempt,
-        args=(start, api.start_generation, data, profile or "quick"),
+        args=(start, api.start_generation, data, profile),
     )
     st.caption(api.generation_estimate(options, targets))
     running()

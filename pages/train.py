@@ -7,7 +7,7 @@ import streamlit as st
 
 from asd_core import api
 from pages.components import cached, jobs, tables, words
-from pages.components.context import asked, note, page, remember, show_notes, spelled, workspace
+from pages.components.context import asked, note, page, pick_profile, remember, show_notes, spelled, workspace
 
 MOST_TOLD = 3  # differences from earlier settings
 
@@ -20,17 +20,7 @@ def main() -> None:
         if data in known:
             words.kind_badge(known[data].kind)
             st.markdown(f"Systems learn from the normal training clips of **{words.plain(data)}**.")
-    profiles = api.profiles()
-    profile = st.segmented_control(
-        "Profile",
-        list(profiles),
-        default="quick" if "quick" in profiles else next(iter(profiles)),
-        format_func=lambda name: f"{name}: {profiles[name].title.lower()}",
-        key="profile",
-        required=True,
-        bind="query-params",
-    )
-    profile = profile or "quick"
+    profile = pick_profile()
     states = api.system_states(workspace(), data, profile)
     left, right = st.columns([3, 2], gap="large")
     with left:

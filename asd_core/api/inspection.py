@@ -14,7 +14,7 @@ import pandas as pd
 
 from asd_core.api.recordings import CHANNELS, clip, data_set, picture_key, samples_of, spectrogram
 from asd_core.api.results import runs
-from asd_core.artifacts import Run, Workspace, how_again, is_done, read_embeddings, read_evidence
+from asd_core.artifacts import Run, Workspace, how_again, read_embeddings, read_evidence, require_made
 from asd_core.data.manifest import attribute_text
 from asd_core.data.spectrogram import Axis
 from asd_core.files import digest, read_json, write_with
@@ -281,20 +281,11 @@ def _machine(run: Run, clip_id: str) -> str:
     return machine
 
 
-def _kept(folder: Path, run: Run) -> Path:
-    if not is_done(folder):
-        raise AsdError(
-            f"What {run.record['run_id']} has made for this is gone or damaged. Run again ({how_again(run)}): only what "
-            f"is missing is computed."
-        )
-    return folder
-
-
 def _scored(workspace: Workspace, run: Run, machine: str, branch: str) -> Path:
     """Folder of a branch's score task."""
     _branch(run, branch)
     key = run.record.get("scores", {}).get(machine, {}).get(branch)
-    return _kept(workspace.task("score", key or "none"), run)
+    return require_made(workspace.task("score", key or "none"), run)
 
 
 def _files(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[Path, str]:
@@ -302,7 +293,7 @@ def _files(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[P
     from asd_core.pipeline.tasks import VIEW_ITSELF
 
     scored = _scored(workspace, run, machine, branch)
-    embedded = _kept(workspace.task("embed", read_json(scored / "meta.json")["inputs"][0]), run)
+    embedded = require_made(workspace.task("embed", read_json(scored / "meta.json")["inputs"][0]), run)
     about = _branch(run, branch)
     return embedded, about["output"] if about.get("encoder") else VIEW_ITSELF
 

@@ -17,12 +17,11 @@ from asd_core.artifacts import (
     Workspace,
     begin,
     finish,
-    how_again,
-    is_done,
     load_run,
     read_arrays,
     read_embeddings,
     read_evidence,
+    require_made,
     require_own,
     write_evidence,
     write_table,
@@ -188,17 +187,8 @@ def _nearest(train: EmbeddingSet, test: EmbeddingSet, scorer: dict[str, Any]) ->
 
 def _stored(workspace: Workspace, run: Run, machine: str, branch: str) -> tuple[Path, Path, Path | None]:
     """Folders of the scores, the embeddings and, if there is one, the trained encoder behind a branch of a run."""
-    scored = _done(workspace.task("score", run.record["scores"][machine][branch]), run)
-    embedded = _done(workspace.task("embed", read_json(scored / "meta.json")["inputs"][0]), run)
+    scored = require_made(workspace.task("score", run.record["scores"][machine][branch]), run)
+    embedded = require_made(workspace.task("embed", read_json(scored / "meta.json")["inputs"][0]), run)
     encoder = next(one.encoder for one in validate(System, run.record["config"], "").branches if one.name == branch)
     inputs = read_json(embedded / "meta.json")["inputs"]
-    return scored, embedded, _done(workspace.task("train", inputs[0]), run) if encoder else None
-
-
-def _done(folder: Path, run: Run) -> Path:
-    if not is_done(folder):
-        raise AsdError(
-            f"What {run.record['run_id']} has made in {folder} is gone or damaged. Run again ({how_again(run)}): only "
-            f"what is missing is computed."
-        )
-    return folder
+    return scored, embedded, require_made(workspace.task("train", inputs[0]), run) if encoder else None

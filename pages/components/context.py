@@ -107,6 +107,21 @@ def picker(key: str, label: str, options: Sequence[str], default: str, describe:
     return value
 
 
+def pick_profile() -> str:
+    """The profile that systems and generators run under; the quick one by default."""
+    profiles = api.profiles()
+    picked = st.segmented_control(
+        "Profile",
+        list(profiles),
+        default="quick" if "quick" in profiles else next(iter(profiles)),
+        format_func=lambda name: f"{name}: {profiles[name].title.lower()}",
+        key="profile",
+        required=True,
+        bind="query-params",
+    )
+    return picked or "quick"
+
+
 def note(sentence: str) -> None:
     """Queue a yellow note for the top of the page."""
     notes = st.session_state.setdefault("notes", [])

@@ -33,7 +33,7 @@ def main() -> None:
     clips = cached.clip_table(run)
     own = clips[clips["machine"] == machine]
     banner = st.container()
-    left, right = st.columns(2, gap="medium", vertical_alignment="bottom")
+    left, right = st.columns(2, gap="medium")
     with left:
         said = leaderboard(run)
     with right:

@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from asd_core import __version__, terminal
-from asd_core.commands import clips, data, generated, project, report, runs, submission, tune, weights
+from asd_core.commands import clips, data, generated, pretrain, project, report, runs, submission, tune, weights
 from asd_core.commands.options import WORKSPACE, WorkspaceOption, open_workspace
 from asd_core.types import AsdError, Cancelled
 
@@ -41,6 +41,7 @@ COMMANDS: tuple[Command, ...] = (
     clips.score,
     clips.explain,
     project.project,
+    pretrain.pretrain,
     submission.evaluate,
     submission.export,
     submission.check_submission,

@@ -28,6 +28,7 @@ from asd_core.registry import did_you_mean
 from asd_core.types import AsdError, Progress, no_progress
 
 CATALOGUE = CONFIGS / "weights.yaml"
+EMBEDDED = CONFIGS.parent / "assets" / "weights"  # small encoders that come with the project, a card beside each
 SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # what makes a name a path
 ABSENT, PRESENT, UNVERIFIED, DAMAGED = "absent", "present", "unverified", "damaged"
 TITLES = {"beats": "BEATs", "eat": "EAT"}
@@ -114,6 +115,11 @@ def catalogue() -> dict[str, Checkpoint]:
     return {one.name: one for one in load(Catalogue, CATALOGUE).checkpoints}
 
 
+def embedded() -> dict[str, Path]:
+    """Files of the encoders that come with the project, by name. `pretraining` made them; they need no download."""
+    return {path.stem: path for path in sorted(EMBEDDED.glob("*.safetensors"))}
+
+
 def find(name: str) -> Checkpoint:
     """The checkpoint of this name.
 
@@ -127,16 +133,18 @@ def find(name: str) -> Checkpoint:
 
 
 def locate(checkpoint: str) -> Path:
-    """The file of a checkpoint, given by its name in the catalogue or by path.
+    """The file of a checkpoint, given by its name in the catalogue or among the embedded ones, or by path.
 
     Raises:
         AsdError: unknown name, or no file; the message says where it is expected and how to get it.
     """
+    if checkpoint in (own := embedded()):
+        return own[checkpoint]
     known = catalogue()
     if checkpoint not in known and (checkpoint.endswith(SUFFIXES) or "/" in checkpoint):
         path = Path(checkpoint).expanduser().absolute()
         if not path.is_file():
-            raise AsdError(f"There is no checkpoint file {path}. Give another path, or one of: {', '.join(known)}.")
+            raise AsdError(f"There is no checkpoint file {path}. Give another path, or one of: {', '.join([*own, *known])}.")
         return path
     found = status(find(checkpoint))
     one = found.checkpoint

@@ -143,7 +143,13 @@ class Beats(Trunk):
     def hidden(self, fbank: Tensor, padding: Tensor | None, layers: set[int]) -> dict[int, Tensor]:
         """`states` with any (B, tokens) padding, True where tokens are masked out."""
         with full_precision(fbank):  # little work, and kernels for a few channels in half precision are wrong on CPUs
-            x = self.encoder.prepare(self.embed(fbank.float()), padding)
+            x = self.embed(fbank.float())
+        return self.onwards(x, padding, layers)
+
+    def onwards(self, x: Tensor, padding: Tensor | None, layers: set[int]) -> dict[int, Tensor]:
+        """The same from (B, N, D) patch embeddings on."""
+        with full_precision(x):
+            x = self.encoder.prepare(x, padding)
             bias = self.encoder.position_bias(x.shape[1])
         return self.encoder(x, bias, padding, layers)
 

@@ -179,11 +179,12 @@ def _from_safetensors(path: Path, values: bool) -> Content:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             names = list(file.keys())
+            top = _stated(file.metadata())
             if values:
-                return Content({name: file.get_tensor(name) for name in names}, {})
+                return Content({name: file.get_tensor(name) for name in names}, top)
             # no values: shapes alone, under a type that passes for weights
             shapes = {name: file.get_slice(name).get_shape() for name in names}
-            return Content({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, {})
+            return Content({name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, top)
     except Exception as error:  # safetensors has errors of its own, and a header may hold anything
         size, announced = path.stat().st_size, _announced_size(path)
         if announced is not None and size < announced:
@@ -191,6 +192,13 @@ def _from_safetensors(path: Path, values: bool) -> Content:
                 path, f"it ends after {size:,} of {announced:,} bytes: it was not received completely."
             ) from error
         raise refusal(path, f"it begins like safetensors, but is damaged ({short(str(error))}).") from error
+
+
+def _stated(metadata: Mapping[str, str] | None) -> dict[str, Any]:
+    """What a safetensors file says of itself: the configuration, as JSON under "cfg" (our own files have it)."""
+    text = (metadata or {}).get("cfg")
+    found = None if text is None else json.loads(text)
+    return {"cfg": found} if isinstance(found, dict) else {}
 
 
 def _announced_size(path: Path) -> int | None:

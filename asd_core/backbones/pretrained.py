@@ -4,7 +4,8 @@ of names. Nothing in a file is ever run: pickles are read in PyTorch's weights-o
 ========================  =====================================================================================
 format                    tensors
 ========================  =====================================================================================
-"beats"                   ``{"cfg", "model"[, "label_dict"]}`` of torch.save, as microsoft/unilm publishes them
+"beats"                   ``{"cfg", "model"[, "label_dict"]}`` of torch.save, as microsoft/unilm publishes them; or
+                          safetensors with the same names and ``cfg`` as JSON in the header, as `pretraining` writes
 "eat-huggingface"         safetensors with names under ``model.``; configuration in a JSON file beside it
 "eat-fairseq"             torch.save by fairseq: names under ``modality_encoders.IMAGE.``; the decoder of the
                           pre-training and the teacher's copy (``_ema``) are left out

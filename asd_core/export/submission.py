@@ -230,8 +230,13 @@ def describe(config: Mapping[str, Any], transductive: bool = False) -> dict[str,
     known["attribute_usage"] = _list(use for stage in stages for use in _attribute_usage(stage["objective"]))
     published = weights.catalogue()
     checkpoints = [str(name) for stage in stages if (name := stage["backbone"].get("checkpoint"))]
-    titles = _list(published[name].title if name in published else Path(name).name for name in checkpoints)
-    known["external_data_usage"] = f"pre-trained: {titles}" if titles else None
+    own = weights.embedded()  # pre-trained on simulated machines: no data of others
+    titles = _list(
+        published[name].title if name in published else Path(name).name for name in checkpoints if name not in own
+    )
+    simulated = _list(f"{name}, on simulated machines only" for name in checkpoints if name in own)
+    pretrained = "; ".join(part for part in (titles, simulated) if part)
+    known["external_data_usage"] = f"pre-trained: {pretrained}" if pretrained else None
     fusion = config.get("fusion") or {}
     tuned = fusion.get("weights") == TUNED or fusion.get("tuned_on")
     known["development_data_usage"] = "normal training clips" + (

@@ -154,7 +154,7 @@ class Encoder(Strict):
     backbone: Component
     scope: Literal["machine", "dataset"]  # one model per machine, or one for all machines
     objective: Component
-    train: Train
+    train: Train | None = None  # needed by every objective that trains
     start: Encoder | None = None  # an earlier training whose weights this one starts from
     notice: str = ""  # what everybody who reads its results should know
 
@@ -478,6 +478,11 @@ def _merged(values: Any, changes: Any) -> Any:
     return changes
 
 
+def _stands_for_itself(backbone: dict[str, Any], overlay: Overlay) -> bool:
+    """Where a profile replaces published weights: an encoder that asks for none, or for the replacement, stays."""
+    return "checkpoint" in overlay.backbone and backbone.get("checkpoint") in (None, overlay.backbone["checkpoint"])
+
+
 def load_profile(name: str) -> Profile:
     return load(Profile, _named(CONFIGS / "profiles", "profile", name))
 
@@ -489,10 +494,11 @@ def resolve(system: System, profile: Profile) -> System:
         values["synthesis"]["generator"] = resolve_generator(system.synthesis.generator, profile).model_dump()
     for name, encoder in values["encoders"].items():
         overlay = profile.encoders.get(encoder["backbone"]["name"])
-        if overlay is None:
+        if overlay is None or _stands_for_itself(encoder["backbone"], overlay):
             continue
         for part in ("backbone", "objective", "train"):
-            encoder[part] = _merged(encoder[part], getattr(overlay, part))
+            if encoder[part] is not None:
+                encoder[part] = _merged(encoder[part], getattr(overlay, part))
         encoder["start"] = overlay.start or encoder["start"]
         if overlay.notice not in encoder["notice"]:
             encoder["notice"] = f"{encoder['notice']} {overlay.notice}".strip()

@@ -107,7 +107,8 @@ def embeds_in_bf16(trained: Path | None, device: str) -> bool:
         return False
     from asd_core.training import loop
 
-    precision = read_json(trained / "meta.json")["spec"]["encoder"]["train"]["precision"]
+    train = read_json(trained / "meta.json")["spec"]["encoder"]["train"]
+    precision = train["precision"] if train else "fp32"
     return loop.use_bf16(precision, loop.pick_device(device))
 
 

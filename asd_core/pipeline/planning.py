@@ -57,6 +57,9 @@ def check(system: System) -> None:
             objective = OBJECTIVES.create(stage.objective.spec, where)
             if objective.trains not in cls.outputs:
                 raise AsdError(f'{where}: objective "{objective.name}" cannot train backbone "{cls.name}".')
+            if objective.steps != (stage.train is not None):
+                verb = "needs" if objective.steps else "trains nothing and takes no"
+                raise AsdError(f'{where}: objective "{objective.name}" {verb} section "train".')
             options = cls.resolve(stage.backbone.spec, longest_seconds=0.0)
             with torch.device("meta"):  # shapes without numbers: a base encoder would take a second and 360 MB
                 backbones[name] = BACKBONES.create(options, where)
@@ -354,7 +357,8 @@ def _train_tasks(
         title = f"train {name} (seed {seed}) on {scope[0] if len(scope) == 1 else f'{len(scope)} machines'}"
         title += " and generated clips" if more else ""
         spec = {"encoder": resolved, "seed": seed, "machines": scope}
-        task = Task("train", key, title, spec, inputs, 2.0 * len(scope) * encoder.train.epochs**0.5)
+        epochs = encoder.train.epochs if encoder.train else 0
+        task = Task("train", key, title, spec, inputs, 2.0 * len(scope) * epochs**0.5)
         tasks |= dict.fromkeys(scope, task)
     return tasks
 

@@ -110,28 +110,30 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
     objective = OBJECTIVES.create(encoder["objective"], task.title)
     # hidden: what only serves the work is deleted once the task is declared done
     problem = objective.problem(backbone, clips, VIEWS.create(encoder["view"]), seed, folder / ".scratch")
-    history = loop.fit(
-        problem.learner,
-        problem.examples,
-        options,
-        seed=seed,
-        held_out=problem.held_out,
-        depths=problem.depths,
-        weights=problem.weights,
-        checkpoint_file=folder / ".checkpoint.safetensors",
-        checkpoint_seconds=context.checkpoint_seconds,
-        device=context.device,
-        progress=lambda fraction, message, **values: progress(fraction, f"{task.title}: {message}", **values),
-    )
+    history = loop.History(np.zeros(0), np.zeros(0))
+    if options is not None:
+        history = loop.fit(
+            problem.learner,
+            problem.examples,
+            options,
+            seed=seed,
+            held_out=problem.held_out,
+            depths=problem.depths,
+            weights=problem.weights,
+            checkpoint_file=folder / ".checkpoint.safetensors",
+            checkpoint_seconds=context.checkpoint_seconds,
+            device=context.device,
+            progress=lambda fraction, message, **values: progress(fraction, f"{task.title}: {message}", **values),
+        )
 
-    if options.warmup_steps and options.warmup_steps >= len(history.losses):
+    if options and options.warmup_steps and options.warmup_steps >= len(history.losses):
         problem.notices.append(
             f"The training ended after {len(history.losses)} steps, in the middle of its warm-up of "
             f"{options.warmup_steps}: these clips are few for this recipe."
         )
 
     def keep() -> dict[str, Any]:
-        extra = objective.finish(problem, history.losses, options.batch_size, seed)
+        extra = objective.finish(problem, history.losses, options.batch_size if options else 1, seed)
         checkpoint.save_weights(folder / "model.safetensors", backbone)
         write_arrays(folder / "losses.npz", losses=history.losses, held_out=history.held_out)
         write_arrays(folder / "extra.npz", **extra)

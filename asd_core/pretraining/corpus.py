@@ -71,8 +71,8 @@ def _record(place: Path, part: str, seed: int, number: int, takes: int, samples:
 class Mixtures:
     """Excerpts of a corpus' clips in noise, at random.
 
-    An example is a design: `takes` recordings of each of its states, (states · takes, T) waveforms and (states · takes,)
-    classes; of designs with fewer states some are heard more often. Machine, noise, microphone, signal-to-noise ratio,
+    An example is a design: R recordings of its states, (R, 2, T) waveforms, in noise and without it, and (R,) classes;
+    of designs with fewer states some are heard more often. Machine, noise, microphone, signal-to-noise ratio,
     loudness and excerpt are drawn independently for every recording. The noise is that of any design's rooms, so it
     tells nothing.
     """
@@ -87,7 +87,7 @@ class Mixtures:
         return len(self.corpus.clips)
 
     def load(self, indices: np.ndarray, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """(B, states · takes, T) and (B, states · takes)"""
+        """(B, R, 2, T) and (B, R)"""
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         rows = [row for design in indices.tolist() for row in self._rows(rng, design)]
         waves = np.stack([self.mixed(rng, *row) for row in rows])
@@ -104,7 +104,7 @@ class Mixtures:
                 yield design, state, left[state].pop() if left[state] else int(rng.integers(clips.shape[1]))
 
     def mixed(self, rng: np.random.Generator, design: int, state: int, take: int) -> np.ndarray:
-        """(T,) float32: one recording in noise."""
+        """(2, T) float32: one recording in noise, and the same without."""
         sound = self.sound
         microphone = int(rng.random() < sound.far)
         clip = self.corpus.clips[design][state, take, microphone]
@@ -114,5 +114,6 @@ class Mixtures:
         snr = rng.uniform(*sound.snr) - microphone * sound.far_loss
         gain = 10 ** (rng.uniform(*sound.gain) / 20)
         noise = np.roll(noise, int(rng.integers(len(noise))))[: self.samples]
-        x = clip[start : start + self.samples] + noise * np.float32(10 ** (-snr / 20))
-        return (x * np.float32(gain / 32767)).astype(np.float32)
+        machine = clip[start : start + self.samples].astype(np.float32)
+        both = np.stack([machine + noise * np.float32(10 ** (-snr / 20)), machine])
+        return both * np.float32(gain / 32767)

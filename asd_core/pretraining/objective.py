@@ -12,6 +12,9 @@ from asd_core.pretraining.recipe import Objective
 from asd_core.training.losses import LOSSES, Loss
 
 
+SPECTRUM = 10.0  # the filter bank is in units of two deviations of AudioSet; this brings its error to the order of 1
+
+
 class Contrast(nn.Module):
     """Supervised contrast (Khosla et al., NeurIPS 2020, equation 2): a recording must be nearer to those of its own state
     than to all others of the batch, among them the other states of its machine.
@@ -38,7 +41,7 @@ class Contrast(nn.Module):
 
 
 class Pretrainer(nn.Module):
-    """Mean of the last layer's tokens under a classification loss, and hidden patches under a squared error.
+    """Mean of the last layer's tokens under a contrast of states, and hidden patches under a squared error.
 
     Hidden patches hear nothing but their place, so the same pass serves both and hiding is an augmentation as well.
     A patch's target is its 16 × 16 cells of the filter bank, normalised to zero mean and unit variance within the patch
@@ -51,6 +54,7 @@ class Pretrainer(nn.Module):
         width = trunk.width
         self.hidden = nn.Parameter(torch.randn(width) * 0.02)  # stands for a hidden patch
         self.predictor = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, PATCH * PATCH))
+        self.spectrum = nn.Linear(width, 2 * BANDS * PATCH)
         self.head: nn.Module = nn.Identity()
         self.loss: nn.Module | None = None
         if objective.loss is not None:
@@ -62,8 +66,8 @@ class Pretrainer(nn.Module):
             self.loss = Contrast(**spec) if own else LOSSES.create(spec, "objective.loss", dim=dim, classes=classes)
 
     def forward(self, waves: Tensor, labels: Tensor) -> Tensor:
-        """(B, R, T), (B, R) → scalar"""
-        waves, labels = waves.flatten(0, 1), labels.flatten()
+        """(B, R, 2, T) in noise and without, (B, R) → scalar"""
+        (waves, clean), labels = waves.flatten(0, 1).unbind(1), labels.flatten()
         with torch.autocast(waves.device.type, enabled=False):
             with torch.no_grad():
                 fbank, _ = self.trunk.fbank(waves)
@@ -75,11 +79,22 @@ class Pretrainer(nn.Module):
         total = tokens.new_zeros(())
         if self.objective.reconstruction and self.objective.masked:
             total = total + self.objective.reconstruction * self.reconstruction(tokens, fbank, hidden)
+        embeddings = tokens.mean(1)
+        if self.objective.statistics:
+            total = total + self.objective.statistics * self.statistics(embeddings, clean)
         if self.loss is not None:
-            embeddings = self.head(tokens.mean(1))
+            embeddings = self.head(embeddings)
             one_hot = isinstance(self.loss, Loss)
             total = total + self.loss(embeddings, F.one_hot(labels, self.classes).float() if one_hot else labels)
         return total
+
+    def statistics(self, embeddings: Tensor, clean: Tensor) -> Tensor:
+        """Squared error of mean and deviation over time of the noiseless clip's filter bank, told from the embedding of
+        the noisy one: it must hold what these know, and leave the noise out."""
+        with torch.no_grad():
+            fbank, _ = self.trunk.fbank(clean)
+            wanted = torch.cat([fbank.mean(1), fbank.std(1)], dim=1)
+        return F.mse_loss(self.spectrum(embeddings), wanted) * SPECTRUM
 
     def reconstruction(self, tokens: Tensor, fbank: Tensor, hidden: Tensor) -> Tensor:
         cells = fbank.unflatten(1, (-1, PATCH)).unflatten(3, (BANDS, PATCH))  # (B, T, 16, 8, 16)

@@ -25,10 +25,10 @@ class Sound(Strict):
     held_out_takes: int = Field(default=12, ge=4)
     seconds: float = Field(default=3.0, gt=0.5)
     excerpt: float = Field(default=2.585, gt=0.2)  # s, heard at once in training; 2.585 s are 16 patches
-    snr: tuple[float, float] = (-3.0, 20.0)  # dB at the near microphone
-    far: float = Field(default=0.4, ge=0, le=1)  # share of clips of the far microphone
-    far_loss: float = 8.0  # dB, what the far microphone loses
-    gain: tuple[float, float] = (-8.0, 8.0)  # dB
+    snr: tuple[float, float] = (-2.0, 18.0)  # dB at the near microphone
+    far: float = Field(default=0.35, ge=0, le=1)  # share of clips of the far microphone
+    far_loss: float = 6.0  # dB, what the far microphone loses
+    gain: tuple[float, float] = (-6.0, 6.0)  # dB
     per_state: int = Field(default=2, ge=1)  # recordings of a state in one example
     processes: int = Field(default=2, ge=1)
 
@@ -40,6 +40,7 @@ class Objective(Strict):
     loss: Component | None = None
     masked: float = Field(default=0.3, ge=0, lt=1)  # share of the patches that are hidden
     reconstruction: float = Field(default=1.0, ge=0)  # weight of the hidden patches' error
+    statistics: float = Field(default=0.0, ge=0)  # weight of the error of the noiseless clip's spectrum, see `objective`
     head: int | None = Field(default=None, ge=8)  # width of a projection between embedding and loss
 
 

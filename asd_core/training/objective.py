@@ -45,6 +45,7 @@ class Objective(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1  # raise it when results change, so that nothing stale is reused
     trains: ClassVar[str]  # the output that a backbone must have to learn this
+    steps: ClassVar[bool] = True  # whether there is anything to train
 
     @abstractmethod
     def problem(

@@ -124,7 +124,7 @@ def test_a_batch_is_a_function_of_its_generator(tiny, recorded) -> None:
     mixtures = corpus.Mixtures(recorded, tiny.sound)
     load = lambda seed: mixtures.load(np.array([2, 0]), torch.Generator().manual_seed(seed))  # noqa: E731
     waves, classes = load(1)
-    assert waves.shape == (2, 6, round(0.585 * SAMPLE_RATE))
+    assert waves.shape == (2, 6, 2, round(0.585 * SAMPLE_RATE))
     torch.testing.assert_close(load(1)[0], waves, rtol=0, atol=0)
     assert not torch.equal(load(2)[0], waves)
     for row in classes.tolist():  # each of a design's three states twice
@@ -157,7 +157,7 @@ def test_hidden_patches_are_hidden(tiny) -> None:
     labels = torch.tensor([[0, 0]])
     found = []
     for seed in (1, 2):
-        wave = 0.1 * torch.randn(1, 1, 9360, generator=torch.Generator().manual_seed(seed)).expand(1, 2, 9360)
+        wave = 0.1 * torch.randn(1, 1, 1, 9360, generator=torch.Generator().manual_seed(seed)).expand(1, 2, 2, 9360)
         captured: list[torch.Tensor] = []
         hook = learner.trunk.encoder.register_forward_hook(lambda _, inputs, out, c=captured: c.append(inputs[0]))
         torch.manual_seed(4)  # hides nearly all, and the same

@@ -239,7 +239,13 @@ def _colour_axis(colour: str) -> dict[str, Any]:
 
 
 def _lay_out(figure: go.Figure, axes: Sequence[str]) -> None:
-    bare = {"showgrid": False, "zeroline": False, "showticklabels": False, "range": [-1.05 * FULL, 1.05 * FULL]}
+    bare = {
+        "showgrid": False,
+        "zeroline": False,
+        "showticklabels": False,
+        "ticks": "",
+        "range": [-1.05 * FULL, 1.05 * FULL],
+    }
     names = [*axes, "", ""]
     figure.update_xaxes(title_text=names[0], **bare)
     figure.update_yaxes(title_text=names[1], **bare)

@@ -113,6 +113,13 @@ def test_in_a_narrow_window_the_clip_follows_its_list(opened):
     opened.wait_for_function(f"() => ({order})() !== 'clips,inspector,figures'")
 
 
+def test_in_a_narrow_window_the_halves_of_a_tab_are_stacked(tab, server):
+    tab.set_viewport_size({"width": 1024, "height": 768})
+    tab.goto(f"{server}/data?part=Listen")
+    tab.get_by_role("tab", name="Listen", exact=True).click()
+    tab.wait_for_function("() => window.find()?.getBoundingClientRect().width > 500")
+
+
 def test_another_clip_is_seen_from_its_top(opened):
     column = "document.querySelector('.st-key-inspector').closest('[data-testid=stColumn]')"
     opened.wait_for_function(f"() => {{ const c = {column}; c.scrollTop = 9999; return c.scrollTop > 100 }}")

@@ -316,8 +316,8 @@ def load_run(workspace: Workspace, run_id: str) -> Run:
 def how_again(run: Run, data: str = "") -> str:
     """The command that makes a run's results again.
 
-    A saved fusion is no system of configs/systems, so it is run from its file: as it stands there, which is what "full"
-    means, where its members were of several profiles.
+    What is no system of configs/systems is run from its file, and a saved fusion as it stands there, which is what
+    "full" means, where its members were of several profiles.
 
     Args:
         data: what to say for the data set where its name is not enough
@@ -327,7 +327,17 @@ def how_again(run: Run, data: str = "") -> str:
     path = Workspace(run.folder.parents[1]).fusion(system)
     if about.get("members") or path.is_file():  # what was run from the file has no members
         system = str(path)
-    words = ["python", "-m", "asd_core", "run", system, "--data", data or about["data"]["name"], "--profile", profile]
+    words = [
+        "python",
+        "-m",
+        "asd_core",
+        "run",
+        about.get("file", system),
+        "--data",
+        data or about["data"]["name"],
+        "--profile",
+        profile,
+    ]
     return shlex.join([*words, "--seeds", str(about["seed"])])
 
 

@@ -78,6 +78,7 @@ class Player {
       if (column) column.scrollTop = 0
     }
     const isArrival = !this.data && document.activeElement?.matches('a[href]') // a link led here, and to any clip
+    const isAskedFor = !isNew && data.other && data.playOther > this.data.playOther
     const hasOther = this.data?.other?.sound === data.other?.sound && this.data?.anomaly === data.anomaly
     Object.assign(this, { data, mark, message: '', place: -1 })
     if (isNew) {
@@ -98,6 +99,7 @@ class Player {
     this.deck.mix()
     this.layOut()
     this.render()
+    if (isAskedFor) this.playOther()
   }
 
   address(name) {
@@ -634,6 +636,11 @@ class Player {
 
   anomaly() {
     this.hear('anomaly')
+  }
+
+  async playOther() {
+    if (this.heard !== 'other') await this.hear('other')
+    if (this.heard === 'other' && !this.deck.take) this.play()
   }
 
   async hear(name) {

@@ -300,9 +300,9 @@ def clips(data: str, found: api.Inventory, machine: str) -> None:
 
 def clip_list(data: str, found: api.Inventory, machine: str) -> list[str]:
     st.header(f"Training clips of {words.plain(machine)}")
-    first, second = st.columns([1, 2], vertical_alignment="bottom")
-    domain = first.segmented_control("Domain", ["source", "target"], key="train_domain")
-    text = second.text_input("Name or attribute", key="train_text", placeholder="such as spd_3")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        domain = st.segmented_control("Domain", ["source", "target"], key="train_domain")
+        text = st.text_input("Name or attribute", key="train_text", placeholder="such as spd_3")
     kept = api.select_recordings(found.clips, machine, "train", domain or "", text)
     if kept.empty:
         st.info("No training clip fits. Take a filter away.")

@@ -176,9 +176,9 @@ def pick_colour(run: api.Run, info: api.ProjectionInfo) -> tuple[str, api.Run | 
     titles = {name: title for name, title in COLOURS.items() if known or name not in OF_TRUTH}
     titles |= {name: name.capitalize() for name in clips if name.startswith(api.ATTRIBUTE)}
     data = run.record["data"]["name"]
-    others = [one for one, other in cached.runs().items() if other.record["data"]["name"] == data]
-    others.remove(run.record["run_id"])
-    compared = [one for one in others if not cached.runs()[one].record.get("transductive")]
+    others = {one: other for one, other in cached.runs().items() if other.record["data"]["name"] == data}
+    del others[run.record["run_id"]]
+    compared = [one for one, other in others.items() if not other.record.get("transductive")]
     is_transductive = bool(run.record.get("transductive"))
     if is_transductive:
         del titles["percentile"]
@@ -201,7 +201,9 @@ def pick_colour(run: api.Run, info: api.ProjectionInfo) -> tuple[str, api.Run | 
     if colour != "disagreement":
         return colour, None
     with right:
-        return colour, cached.runs()[picker("other", "With the run", compared, compared[0])]
+        ranked = list(cached.fusion_candidates(tuple(compared))["run_id"])
+        wanted = picker("other", "With the run", ranked, ranked[0], lambda one: words.run_name(others[one].record))
+        return colour, others[wanted]
 
 
 def unselected(clips: pd.DataFrame, machine: str) -> list[str]:
@@ -245,7 +247,7 @@ def draw(
         st.session_state["figure_facts"] = facts
         st.session_state["selected_before"] = st.session_state.get("selected", ())
     begun = st.session_state["selected_before"]
-    shares = [f"component {number} ({share:.0%} of the variance)" for number, share in enumerate(info.explained, 1)]
+    shares = [f"component {number} ({share:.1%} of the variance)" for number, share in enumerate(info.explained, 1)]
     shown = figure(
         api.digest([*facts, begun, st.session_state.get("cleared", 0)]),
         run.record["run_id"],

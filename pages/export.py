@@ -62,8 +62,7 @@ def pick_runs(finished: dict[str, api.Run]) -> list[api.Run]:
     def describe(run_id: str) -> str:
         record, omega = finished[run_id].record, ranked["omega"][run_id]
         name = words.marked(record["system"], bool(record.get("transductive")))
-        measured = "no labels" if pd.isna(omega) else f"Ω {words.percent(omega)}"
-        return f"{name} · {measured} · {record['data']['name']} · {record['profile']} · seed {record['seed']}"
+        return f"{name} · {words.omega(omega)} · {record['data']['name']} · {record['profile']} · seed {record['seed']}"
 
     ids = st.multiselect(
         "Runs, in the order in which they are numbered",

@@ -50,7 +50,8 @@ def main() -> None:
     left, right = st.columns([3, 2], gap="large")
     with left:
         shown = clip_list(run, clips, own, machine, band, what_if)
-        figures(run, own, machine, band, what_if)
+        with st.container(key="figures"):  # the shell puts them last in a narrow window
+            figures(run, own, machine, band, what_if)
     with title:
         strip(run, other, machine, shown)
     with right:
@@ -167,15 +168,16 @@ def compared(run: api.Run) -> api.Run | None:
         wanted = ""
     if not others:
         return None
+    omega = cached.fusion_candidates(tuple(others)).set_index("run_id")["omega"]
     st.session_state["against_picker"] = wanted or None
     st.selectbox(
         "Compare with",
-        list(others),
+        list(omega.index),  # best first
         index=None,
         key="against_picker",
         placeholder="Compare with another run",
         label_visibility="collapsed",
-        format_func=lambda run_id: run_name(others[run_id]),
+        format_func=lambda run_id: f"{words.run_name(others[run_id].record)} · {words.omega(omega[run_id])}",
         on_change=lambda: against(st.session_state["against_picker"] or ""),
     )
     return others.get(wanted)
@@ -184,12 +186,6 @@ def compared(run: api.Run) -> api.Run | None:
 def against(run_id: str) -> None:
     relist()  # in another order, if it is by disagreement
     remember("against", run_id)
-
-
-def run_name(run: api.Run) -> str:
-    record = run.record
-    name = words.marked(record["system"], bool(record.get("transductive")))
-    return f"{name} · {record['profile']} · seed {record['seed']}"
 
 
 def machines(run: api.Run, other: api.Run | None, machine: str) -> list[str]:
@@ -208,7 +204,8 @@ def machines(run: api.Run, other: api.Run | None, machine: str) -> list[str]:
         else:
             by_machine = api.machine_differences(found)
             table, names = tables.differences(by_machine), list(by_machine["machine"])
-            said.append(f"Points by which {words.plain(run_name(run))} is above {words.plain(run_name(other))}.")
+            first, second = (words.plain(words.run_name(one.record)) for one in (run, other))
+            said.append(f"Points by which {first} is above {second}.")
             said += [words.plain(sentence) for sentence in found["said"]]
     few = api.too_few(matrix)
     domains = st.session_state.get("domain") or []

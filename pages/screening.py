@@ -39,7 +39,7 @@ def main() -> None:
         "Blind test": blind,
         "Quality": quality,
     }
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         view = st.segmented_control(
             "View",
             list(views),
@@ -166,22 +166,21 @@ def pick_condition(made: api.GeneratedSet) -> str:
 
 
 def review(data: str, made: api.GeneratedSet, table: pd.DataFrame) -> None:
-    first, second, third, fourth = st.columns([3, 2, 2, 2], vertical_alignment="bottom")
-    with first:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         condition = pick_condition(made)
-    order = second.selectbox(
-        "Order",
-        list(api.REVIEW_ORDERS),
-        key="review_order",
-        persist_state="session",
-        help="; ".join(f"{name}: {says}" for name, says in api.REVIEW_ORDERS.items()),
-    )
-    axis = third.segmented_control(
-        "Frequency axis", api.AXES, default="mel", key="axis", required=True, persist_state="session"
-    )
-    autoplay = fourth.pills(  # no toggle: while one has the focus, no key gives a verdict
-        "After a verdict", ["Play the next"], default="Play the next", key="play_next", persist_state="session"
-    )
+        order = st.selectbox(
+            "Order",
+            list(api.REVIEW_ORDERS),
+            key="review_order",
+            persist_state="session",
+            help="; ".join(f"{name}: {says}" for name, says in api.REVIEW_ORDERS.items()),
+        )
+        axis = st.segmented_control(
+            "Frequency axis", api.AXES, default="mel", key="axis", required=True, persist_state="session"
+        )
+        autoplay = st.pills(  # no toggle: while one has the focus, no key gives a verdict
+            "After a verdict", ["Play the next"], default="Play the next", key="play_next", persist_state="session"
+        )
     queue = api.review_queue(table, order, condition)
     rows = table.set_index("clip")
     said = rows["said"]
@@ -340,11 +339,11 @@ def beside(own: player.Sound, other: player.Sound, match: api.Match) -> None:
 
 
 def grid(data: str, made: api.GeneratedSet, table: pd.DataFrame) -> None:
-    first, second, third = st.columns([2, 2, 1], vertical_alignment="bottom")
-    with first:
-        condition = pick_condition(made)
+    filters = st.container(horizontal=True, vertical_alignment="bottom")
     states = tables.screened_state(table)
-    wanted = second.pills("State", [*tables.SCREENED.values(), "no verdict"], selection_mode="multi", key="grid_states")
+    with filters:
+        condition = pick_condition(made)
+        wanted = st.pills("State", [*tables.SCREENED.values(), "no verdict"], selection_mode="multi", key="grid_states")
     chosen = table[(table["condition"] == condition) if condition else slice(None)]
     if "no verdict" in wanted:
         chosen = chosen[chosen["said"] == ""]
@@ -354,7 +353,7 @@ def grid(data: str, made: api.GeneratedSet, table: pd.DataFrame) -> None:
         st.info("No clip fits. Take a filter away.")
         return
     pages = -(-len(chosen) // PER_PAGE)
-    number = third.number_input("Page", 1, pages, key=f"grid_page_{pages}", help=f"{PER_PAGE} clips each")
+    number = filters.number_input("Page", 1, pages, key=f"grid_page_{pages}", help=f"{PER_PAGE} clips each", width=130)
     some = chosen.iloc[PER_PAGE * (number - 1) : PER_PAGE * number]
     st.caption(f"{len(some)} of {len(chosen)} clips; tick some, or all by the box in the head of the table.")
     actions = st.container()

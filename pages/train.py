@@ -193,8 +193,8 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
             st.code(api.command(arguments), language="bash", wrap_lines=True)
     with st.expander("Configuration", icon=":material/tune:"):
         written, resolved, changes = st.tabs(["As written", f"With the profile {profile}", "What it changes"])
-        written.code(api.system_yaml(system.name), language="yaml", height=320)
-        resolved.code(api.system_yaml(system.name, profile), language="yaml", height=320)
+        written.code(api.system_yaml(system.name), language="yaml", height=320, wrap_lines=True)
+        resolved.code(api.system_yaml(system.name, profile), language="yaml", height=320, wrap_lines=True)
         changes.dataframe(
             cached.config_changes(system.name, profile),
             hide_index=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -78,7 +79,12 @@ def run(
         for problem in context.data.problems:
             logging.getLogger(__name__).warning("passed over: %s", problem)
         progress(0.0, "planning")
-        tasks = pipeline.plan(chosen, overlay, context, machines, seeds or [0])
+        written = {
+            system.name: str(Path(name).resolve())
+            for name, system in zip(names, chosen, strict=True)
+            if name.endswith((".yaml", ".yml"))
+        }
+        tasks = pipeline.plan(chosen, overlay, context, machines, seeds or [0], written)
         if dry_run:
             states = {True: "done", False: "to do"}
             terminal.print_json(

@@ -152,8 +152,12 @@ def plan(
     context: Context,
     machines: Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Task]:
     """Tasks for all systems on the given machines (default: all), inputs before what needs them, each once.
+
+    Args:
+        files: by name, where the systems are written that are not of configs/systems; their runs keep it
 
     Raises:
         AsdError: an unknown machine, a machine without training or test clips, a system with a mistake, or one that
@@ -186,7 +190,8 @@ def plan(
     for system in systems:
         resolved = resolve(system, profile)
         check(resolved)
-        runs = [_run_task(resolved, profile.name, context, chosen, seed) for seed in seeds]
+        told = {"file": files[resolved.name]} if resolved.name in files else {}
+        runs = [_run_task(resolved, profile.name, context, chosen, seed, told) for seed in seeds]
         if not all(run.done(context.workspace) for run in runs):
             require_microphones(resolved)
             try_out(resolved)
@@ -276,7 +281,10 @@ def _lack(data: DataSet, machine: str) -> str:
     return ""
 
 
-def _run_task(system: System, profile: str, context: Context, machines: list[str], seed: int) -> Task:
+def _run_task(
+    system: System, profile: str, context: Context, machines: list[str], seed: int, told: Mapping[str, str]
+) -> Task:
+    """The run of a system with all it takes; what is `told` of it makes no difference to what comes out."""
     trained = {}
     synthesis = system.synthesis
     made = kept_tasks(synthesis.generator, context, _machines(context.data, None)) if synthesis else {}
@@ -304,7 +312,7 @@ def _run_task(system: System, profile: str, context: Context, machines: list[str
     key = digest(["run", versions, values, context.data.name, context.data.kind, [t.key for t in scores]])
     # the key makes the id unique: a run that differs in anything never replaces another
     run_id = f"{system.name}--{context.data.name}--{profile}--seed{seed}--{key[:6]}"
-    spec = values | {"run_id": run_id}
+    spec = values | {"run_id": run_id, **told}
     return Task("run", key, f"{system.name} (seed {seed}): fuse, decide, evaluate", spec, tuple(scores), 0.5)
 
 

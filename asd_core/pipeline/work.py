@@ -285,6 +285,8 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
     }
     if made:
         record["generated"] = made  # by machine: clips drawn, kept, and short of what was wanted
+    if "file" in task.spec:
+        record["file"] = task.spec["file"]  # where the system is written
     write_json(folder / "run.json", record | tuning)
     return {}
 

@@ -176,7 +176,7 @@ def rank_correlations(table: pd.DataFrame) -> go.Figure:
             texttemplate="%{z:.2f}",
             textfont={"color": "#14181C"},
             hovertemplate="%{y}<br>%{x}<br>rank correlation %{z:.3f}<extra></extra>",
-            colorbar={"title": {"text": "ρ"}, "thickness": 12},
+            showscale=False,
             xgap=2,
             ygap=2,
         )
@@ -204,7 +204,8 @@ def machines_beside(table: pd.DataFrame, best: str) -> go.Figure:
             hovertemplate=f"%{{x}}<br>{name} %{{customdata:.2f}} %<extra></extra>",
         )
     figure.update_yaxes(title_text="h-mean, % (50: chance)", range=[min(45, table[["fused", "best"]].min().min()), 100])
-    figure.update_layout(height=300, margin=MARGINS, barmode="group", legend=BELOW)
+    above = {"orientation": "h", "yanchor": "bottom", "y": 1.02, "x": 0}  # below, names of many machines stand aslant
+    figure.update_layout(height=300, margin=MARGINS, barmode="group", legend=above)
     return figure
 
 
@@ -253,7 +254,7 @@ def scored_among_normals(counts: pd.DataFrame, threshold: float, score: float) -
     low, high = min(counts["low"].min(), threshold, score), max(counts["high"].max(), threshold, score)
     for value, name, line, height in (
         (threshold, f"threshold {threshold:.4f}", {"color": THRESHOLD, "dash": "dash", "width": 2}, 1.0),
-        (score, f"<b>this clip {score:.4f}</b>", {"color": "#8250DF", "width": 3}, 1.1),
+        (score, f"<b>this clip {score:.4f}</b>", {"color": WHAT_IF, "width": 3}, 1.1),
     ):
         figure.add_vline(x=value, line=line)
         side = "left" if value < (low + high) / 2 else "right"  # away from the edge

@@ -53,7 +53,10 @@ SHAPES = {
     "generated": ("diamond", 7, 0.9),
 }
 SHAPES_IN_WORDS = "● normal (small: training) · × anomaly · ■ label unknown · ◆ generated"
-SCALES = {"percentile": ("Cividis", 0, 100), "disagreement": ("RdBu", -100, 100)}
+SCALES = {  # neither end nor middle vanishes on white or on black
+    "percentile": (["#2F6DB0", "#9AA3AB", "#E8A200"], 0, 100),
+    "disagreement": (["#C93B3B", "#A9B1B9", "#1F7FC4"], -100, 100),
+}
 TITLES = {"percentile": "Percentile", "disagreement": "Points"}
 CONFIG: dict[str, Any] = charts.CONFIG | {
     "scrollZoom": True,
@@ -239,7 +242,13 @@ def _colour_axis(colour: str) -> dict[str, Any]:
 
 
 def _lay_out(figure: go.Figure, axes: Sequence[str]) -> None:
-    bare = {"showgrid": False, "zeroline": False, "showticklabels": False, "range": [-1.05 * FULL, 1.05 * FULL]}
+    bare = {
+        "showgrid": False,
+        "zeroline": False,
+        "showticklabels": False,
+        "ticks": "",
+        "range": [-1.05 * FULL, 1.05 * FULL],
+    }
     names = [*axes, "", ""]
     figure.update_xaxes(title_text=names[0], **bare)
     figure.update_yaxes(title_text=names[1], **bare)

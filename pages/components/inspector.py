@@ -211,6 +211,7 @@ def _player(shown: Shown) -> api.ClipFacts | None:
     if shown.run and heat and not heat.reason:
         stamp = api.inspection_stamp(workspace(), shown.run, shown.clip_id, heat.branch)
         url = pictures.anomaly_url(shown.run.record["run_id"], shown.clip_id, heat.branch, stamp)
+    clip_id, played = st.session_state.get(f"{shown.key}_played", ("", 0))
     player.mount(
         sound,
         key=f"{shown.key}_player",
@@ -218,6 +219,7 @@ def _player(shown: Shown) -> api.ClipFacts | None:
         heat=heat,
         anomaly=url,
         autoplay=bool(st.session_state.get("autoplay", True)),
+        play_other=played if clip_id == shown.clip_id else 0,
         about=shown.run.record["run_id"] if shown.run else "",
     )
     if other:
@@ -285,11 +287,28 @@ def _neighbours(shown: Shown) -> None:
         return
     if sentence := strangeness(near.iloc[0]):
         st.markdown(f":material/info: {sentence}")
-    _pick_other(shown, "neighbours", tables.neighbours(near, _thumbnails(shown, near["clip_id"])), near["clip_id"])
+    ids = list(near["clip_id"])
+    table, config = tables.neighbours(near, _thumbnails(shown, near["clip_id"]))
+    config["Play"] = st.column_config.ButtonColumn(
+        "Play",
+        width=45,
+        type="tertiary",
+        help="Play it as B, at the same place",
+        key=f"{shown.key}_play",
+        on_click=lambda: _play(shown, ids[st.session_state[f"{shown.key}_play"]["row"]]),
+    )
+    _pick_other(shown, "neighbours", (table, config), near["clip_id"])
     st.caption(
         f"Normal training clips by {near['metric'].iloc[0]} in branch {words.plain(near['branch'].iloc[0])}. "
         f"The picked one is what A/B switches to."
     )
+
+
+def _play(shown: Shown, other: str) -> None:
+    """Switch to another clip and have it played; the number tells the player that it was asked for anew."""
+    st.session_state[f"{shown.key}_against"] = (shown.clip_id, other)
+    _, before = st.session_state.get(f"{shown.key}_played", ("", 0))
+    st.session_state[f"{shown.key}_played"] = (shown.clip_id, before + 1)
 
 
 def strangeness(first: pd.Series) -> str:

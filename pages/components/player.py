@@ -216,6 +216,7 @@ def mount(
     heat: Heat | None = None,
     anomaly: str | None = None,
     autoplay: bool = False,
+    play_other: int = 0,
     compact: bool = False,
     about: str = "",
     on_marker: Callable[[], None] | None = None,
@@ -227,6 +228,7 @@ def mount(
         heat: None where no map belongs to such a recording; its controls are then left out
         anomaly: address of a WAV as long as the clip, with only what the map marks
         autoplay: whether a new clip plays at once, as soon as the browser allows it: after the first click or key
+        play_other: how often the other clip was asked for; one more plays it
         compact: lower pictures and no list of keys, for two players side by side
         about: what the clip is looked at for, such as a run; when it or the clip changes, a column that scrolls by itself
             goes back to its top
@@ -243,6 +245,7 @@ def mount(
             "heat": _compact(heat, clip.seconds) if heat else None,
             "anomaly": anomaly,
             "autoplay": autoplay,
+            "playOther": play_other,
             "compact": compact,
             "about": about,
             "ticks": api.ticks(clip.axis),

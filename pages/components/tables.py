@@ -136,8 +136,9 @@ def clips(table: pd.DataFrame, data: str, version: str, has_sound: bool) -> tupl
 
 
 def neighbours(near: pd.DataFrame, thumbnails: Sequence[str | None]) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The table of `api.neighbours` as shown."""
-    shown = pd.DataFrame({"Near": thumbnails, "Distance": near["distance"], "Domain": near["domain"]})
+    """The table of `api.neighbours` as shown; a clip without a picture has no sound either."""
+    play = [":material/play_arrow:" if address else None for address in thumbnails]
+    shown = pd.DataFrame({"Near": thumbnails, "Play": play, "Distance": near["distance"], "Domain": near["domain"]})
     shown["Attributes"] = near["attributes"].replace({"noAttribute": "–", "": "–"})
     shown["Clip"] = near["clip_id"].map(short_name)
     config = {

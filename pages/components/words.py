@@ -60,6 +60,12 @@ def marked(name: str, transductive: bool) -> str:
     return f"{name} (transductive)" if transductive else name
 
 
+def run_name(record: Mapping[str, Any]) -> str:
+    """A run among others on the same recordings."""
+    name = marked(record["system"], bool(record.get("transductive")))
+    return f"{name} · {record['profile']} · seed {record['seed']}"
+
+
 def duration(seconds: float | None) -> str:
     if seconds is None or seconds != seconds:
         return "–"
@@ -82,6 +88,11 @@ def ago(moment: float) -> str:
 
 def percent(value: float | None, digits: int = 2) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def omega(value: float) -> str:
+    """Ω in percent, or what there is instead."""
+    return "no labels" if value != value else f"Ω {percent(value)}"
 
 
 def size(number: float) -> str:

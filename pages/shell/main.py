@@ -21,27 +21,36 @@ st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="lar
 CHOSEN = ("button[data-variant][data-selected]:not([data-disabled])", "[role='tab'][data-selected][data-testid]")
 # The clip's column stays in view while the table beside it scrolls.
 BESIDE = "[data-testid='stColumn']:has(> * .st-key-inspector)"
-# In a narrow window the two halves of a page stand one below the other.
+# In a narrow window the two halves of a page, or of a tab of it, stand one below the other.
 HALVES = (
-    "[data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] > [data-testid='stLayoutWrapper'] > "
+    ":is([data-testid='stMainBlockContainer'], [data-testid='stTabPanel']) > [data-testid='stVerticalBlock'] > "
+    "[data-testid='stLayoutWrapper'] > "
     "[data-testid='stHorizontalBlock']:has(> [data-testid='stColumn']:nth-child(2):last-child)"
 )
+# The theme's grey of axes is too faint on white.
+AXES = ":is([class*='axislayer'], [class^='g-'][class$='title'], .colorbar) text"
 # Tools that Streamlit lays over what is above a small table, when the pointer is near: they would take its clicks.
 SMALL = ".st-key-inspector, .st-key-leaderboard, .st-key-matrix, .st-key-clips"
-ICONS = ":is([data-testid='stPopover'], [data-testid='stDownloadButton'])"  # of the clip's row of buttons: icons alone
+# In the clip's row of buttons these are icons alone.
+ICONS = "[class*='_steps'] :is([data-testid='stPopover'], [data-testid='stDownloadButton'])"
 STYLE = f"""
 .stApp :is({", ".join(CHOSEN)}) {{ color: inherit; font-weight: 600; }}
 .stApp [data-testid="stSliderThumbValue"] {{ color: inherit; }}
+.stApp [data-testid="stPlotlyChart"] {AXES} {{ fill: currentColor !important; fill-opacity: 0.75 !important; }}
 .stApp [data-testid="stMainBlockContainer"] {{ padding: 2.5rem 2.5rem 4rem; }}
 .stApp [data-testid="stSidebar"] a:focus-visible {{ outline: 2px solid currentColor; outline-offset: -2px; }}
 :is({SMALL}) [data-testid="stElementToolbar"] {{ display: none; }}
-.st-key-inspector_steps {ICONS} button [data-testid="stMarkdownContainer"] {{ position: absolute; clip-path: inset(50%); }}
+.stApp {ICONS} button [data-testid="stMarkdownContainer"] {{ position: absolute; clip-path: inset(50%); }}
 @media (min-width: 1100px) {{
   {BESIDE} {{ position: sticky; top: 3.5rem; align-self: flex-start; max-height: calc(100vh - 4rem); overflow-y: auto; }}
 }}
+/* of Results the list and the clip come before the figures */
 @media (max-width: 1099.98px) {{
-  {HALVES} {{ flex-direction: column; }}
+  {HALVES} {{ flex-direction: column; gap: 1rem; }}
   {HALVES} > [data-testid="stColumn"] {{ width: 100%; min-width: 100%; flex: none; }}
+  {HALVES}:has(.st-key-figures) > :first-child, {HALVES}:has(.st-key-figures) > :first-child > * {{ display: contents; }}
+  {HALVES}:has(.st-key-figures) > :last-child {{ order: 1; }}
+  {HALVES} [data-testid="stLayoutWrapper"]:has(> .st-key-figures) {{ order: 2; }}
 }}
 """
 st.html(f"<style>{STYLE}</style>")
@@ -87,13 +96,11 @@ def pick_run(data: str) -> str:
     best = [run_id for run_id in cached.leaderboard()["run_id"] if run_id in own]
 
     def describe(run_id: str) -> str:
-        record = own[run_id].record
-        machines = record["machines"]
+        machines = own[run_id].record["machines"]
         part = (
             f" · {machines[0] if len(machines) == 1 else f'{len(machines)} machines'}" if len(machines) < most else ""
         )
-        name = words.marked(record["system"], bool(record.get("transductive")))
-        return f"{name} · {record['profile']} · seed {record['seed']}{part}"
+        return words.run_name(own[run_id].record) + part
 
     return picker("run", "Run", list(own), best[0] if best else next(iter(own)), describe)
 

@@ -24,7 +24,7 @@ RUN = "logmel-knn--workshop--quick--seed0"
 BARE = "logmel-maha--workshop--quick--seed0"
 CLIP = "fan/test/section_00_target_test_anomaly_0001_speed_9.wav"
 TABS = {
-    "Neighbours": ["Near", "Distance", "Domain", "Attributes", "Clip"],
+    "Neighbours": ["Near", "Play", "Distance", "Domain", "Attributes", "Clip"],
     "Why": ["Time", "Band", "Score", "At", "Nearest normal clip"],
     "Scores by system": ["System · seed", "Flagged", "Percentile", "Score", "Threshold"],
     "File": ["Channel", "Peak", "RMS"],

@@ -52,7 +52,10 @@ def test_two_runs_are_compared(open_app, full):
     clips = table(app, "Differ by")
     assert list(clips["Differ by"].abs()) == sorted(clips["Differ by"].abs(), reverse=True)
     assert list(clips["Differ by"]) == pytest.approx(list(clips["Percentile"] - clips["Other"]))
-    app.selectbox(key="against_picker").set_value(None).run()
+    picker = app.selectbox(key="against_picker")
+    ranked = [float(option.rpartition("Ω ")[2]) for option in picker.options]
+    assert ranked == sorted(ranked, reverse=True)
+    picker.set_value(None).run()
     assert "against" not in app.query_params
     assert "p (Holm)" not in [name for one in app.dataframe for name in one.value]
     assert not app.exception

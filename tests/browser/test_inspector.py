@@ -75,6 +75,20 @@ def test_the_picked_neighbour_is_what_a_b_switches_to(opened):
     until(opened, "p.dataset.heard === 'other'")
 
 
+def test_a_neighbour_is_played_at_once(opened):
+    table = opened.locator(".st-key-inspector_neighbours canvas").first
+    table.scroll_into_view_if_needed()
+    box = table.bounding_box()
+    for row, name in ((2.5, "number 3"), (1.5, "number 2")):  # from silence, then while another one sounds
+        opened.mouse.click(box["x"] + 130, box["y"] + 35 + 44 * row)
+        opened.get_by_text(f"normal training clip {name}").first.wait_for()
+        until(opened, "p.dataset.heard === 'other' && p.dataset.state === 'playing'")
+    press(opened, "play")
+    opened.get_by_role("tab", name="File", exact=True).click()
+    opened.get_by_text("sha256").first.wait_for()
+    assert opened.evaluate("window.find().dataset.state") == "paused", "it was asked for once"
+
+
 def test_verdict_transport_and_pictures_are_in_view_together(opened):
     fits = """() => {
         const column = document.querySelector('.st-key-inspector').closest('[data-testid=stColumn]')
@@ -86,6 +100,24 @@ def test_verdict_transport_and_pictures_are_in_view_together(opened):
     opened.set_viewport_size({"width": 1024, "height": 768})  # here the clip stands below the table, not beside it
     opened.wait_for_function("() => { const { width } = window.find().getBoundingClientRect();"
                              " return width > 500 && document.querySelector('[data-testid=stMain]').scrollWidth <= 1024 }")  # fmt: skip
+
+
+def test_in_a_narrow_window_the_clip_follows_its_list(opened):
+    order = """() => {
+        const top = (key) => document.querySelector(`.st-key-${key}`).getBoundingClientRect().top
+        return ['clips', 'inspector', 'figures'].sort((a, b) => top(a) - top(b)).join()
+    }"""
+    opened.set_viewport_size({"width": 1024, "height": 768})
+    opened.wait_for_function(f"() => ({order})() === 'clips,inspector,figures'")
+    opened.set_viewport_size({"width": 1400, "height": 900})
+    opened.wait_for_function(f"() => ({order})() !== 'clips,inspector,figures'")
+
+
+def test_in_a_narrow_window_the_halves_of_a_tab_are_stacked(tab, server):
+    tab.set_viewport_size({"width": 1024, "height": 768})
+    tab.goto(f"{server}/data?part=Listen")
+    tab.get_by_role("tab", name="Listen", exact=True).click()
+    tab.wait_for_function("() => window.find()?.getBoundingClientRect().width > 500")
 
 
 def test_another_clip_is_seen_from_its_top(opened):

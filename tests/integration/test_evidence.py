@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asd_core import api
-from asd_core.artifacts import Workspace
+from asd_core.artifacts import Workspace, how_again
 from asd_core.data.manifest import scan
 from asd_core.types import SAMPLE_RATE
 from tests import planted
@@ -52,6 +52,11 @@ def test_a_run_is_explained_clip_by_clip(street, tiny_data):
         assert silent.map is None
         matches = {place.match for place in (*local.places, *whole.places)}
         assert matches <= {one for one in training if one.startswith(told.machine)}
+
+
+def test_a_recipe_of_ones_own_is_run_again_from_its_file(street):
+    (run,) = api.runs(Workspace(street))
+    assert f" run {street.parent / 'three-ways.yaml'} --data " in how_again(run)
 
 
 def test_the_command_finds_what_the_reader_reads(street):

@@ -72,6 +72,8 @@ def test_a_run_is_made_again_by_its_system_and_a_fusion_from_its_file(tmp_path):
     assert file not in how_again(from_file)
     write_text(Path(file), "name: fusion-1")
     assert file in how_again(from_file), "a run of that file has no members"
+    elsewhere = Run(run.folder, about | {"system": "fusion-1", "file": "/else where/mine.yaml"})
+    assert "run '/else where/mine.yaml' --data" in how_again(elsewhere)
 
 
 def test_writing_again_replaces(tmp_path):

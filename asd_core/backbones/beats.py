@@ -300,7 +300,7 @@ class Attention(nn.Module):
                 heads = max(1, LOGITS_AT_ONCE // x.shape[1] ** 2)
                 clips = [
                     torch.cat([biased_attention(dropout, *part) for part in pieces((bias, *clip), heads, 1)], dim=1)
-                    for clip in pieces(inputs, 1, 0)
+                    for clip in pieces(inputs, max(1, heads // self.heads), 0)
                 ]
                 mixed = torch.cat(clips)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))

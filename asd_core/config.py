@@ -135,6 +135,15 @@ class Train(Strict):
     ema: float | None = Field(default=None, gt=0, lt=1)  # decay of the averaged weights that are kept
     # auto: bf16 on a GPU that has it; fast: also on a processor that has it
     precision: Literal["auto", "fp32", "bf16", "fast"] = "fp32"
+    compile: bool = False  # by torch.compile: a minute or more at first, then quicker steps on a GPU; rounds otherwise
+
+    @model_serializer(mode="wrap")
+    def _without_nothing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A training that is not compiled has the digest it had before there was a choice."""
+        values = handler(self)
+        if values.get("compile") is False:
+            del values["compile"]
+        return values
 
     @model_validator(mode="after")
     def _options_fit(self) -> Self:

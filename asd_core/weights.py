@@ -33,7 +33,7 @@ SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")  # what makes a name
 ABSENT, PRESENT, UNVERIFIED, DAMAGED = "absent", "present", "unverified", "damaged"
 TITLES = {"beats": "BEATs", "eat": "EAT"}
 log = logging.getLogger(__name__)
-QUICK = "Profile quick runs without it: a small network, trained on the clips at hand, stands in."
+QUICK = "Profile quick runs without it: a small network stands in."
 
 
 class Checkpoint(Strict):

@@ -19,7 +19,8 @@ def main() -> None:
     st.title("Weights")
     st.markdown(
         "Checkpoints of published encoders. Nothing is downloaded unless you ask for it, and profile **quick** needs "
-        "none: there, small encoders that are trained on the normal clips at hand stand in."
+        "none: there, small encoders stand in, a BEATs that comes with the project and an EAT that is trained on the normal "
+        "clips at hand."
     )
     try:
         known = api.checkpoints()

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from asd_core.backbones.head import BatchNorm
 from asd_core.registry import Registry
 
+BANDS = 8  # patches along frequency of BEATs and EAT
 FLOOR = 1e-4  # smallest variance, so that constant tokens have a gradient
 
 
@@ -47,6 +48,24 @@ class Mean(Pooling):
 
     def _pool(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
         return masked_mean(tokens, valid)
+
+
+class BandMean(Pooling):
+    """Mean of the tokens of each frequency band, band beside band: (B, T · 8, D) → (B, 8 · D). What is heard stays where
+    it is heard."""
+
+    name = "band_mean"
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.out_dim = BANDS * width
+
+    def _pool(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
+        tokens = tokens.unflatten(1, (-1, BANDS))
+        if valid is None:
+            return tokens.mean(1).flatten(1)
+        weights = valid.unflatten(1, (-1, BANDS)).to(tokens.dtype)
+        return ((tokens * weights).sum(1) / weights.sum(1)).flatten(1)
 
 
 class Cls(Pooling):

@@ -20,11 +20,10 @@ from asd_core.backbones import pretrained
 from asd_core.backbones.base import Backbone, fit_length
 from asd_core.backbones.fbank import HOP, band_edges
 from asd_core.backbones.head import build_head
-from asd_core.backbones.pooling import POOLINGS, AttentiveStatistics
+from asd_core.backbones.pooling import BANDS, POOLINGS, AttentiveStatistics
 from asd_core.types import SAMPLE_RATE, AsdError, Grid
 
 PATCH = 16  # frames and mel bands of a patch
-BANDS = 8  # patches along frequency: 128 mel bands
 SHORTEST = 400 + 15 * 160  # samples of one patch
 LAYER = re.compile("[a-z]+")  # what comes before the number of a layer in an output's name
 

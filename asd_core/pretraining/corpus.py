@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -63,7 +64,7 @@ def _record(place: Path, part: str, seed: int, number: int, takes: int, samples:
     design = wide.draw_design(rng, sound.settings, sound.faults)
     recorded = wide.record(design, takes, samples, rng)
     for name, array in (("clips", recorded.clips), ("noise", recorded.noise)):
-        write_with(place / f"{number:05d}_{name}.npy", lambda file, array=array: np.save(file, array))
+        write_with(place / f"{number:05d}_{name}.npy", partial(np.save, arr=array))
     about = {"kind": design.kind, "states": [asdict(state) for state in design.states]}
     write_json(place / f"{number:05d}.json", about)  # last: the design is complete
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from asd_core.backbones.beats import Beats
-from asd_core.backbones.transformer import BANDS, PATCH
+from asd_core.backbones.pooling import BANDS, POOLINGS
+from asd_core.backbones.transformer import PATCH
 from asd_core.pretraining.recipe import Objective
 from asd_core.training.losses import LOSSES, Loss
 
@@ -41,7 +42,7 @@ class Contrast(nn.Module):
 
 
 class Pretrainer(nn.Module):
-    """Mean of the last layer's tokens under a contrast of states, and hidden patches under a squared error.
+    """The last layer's tokens, pooled, under a contrast of states, and hidden patches under a squared error.
 
     Hidden patches hear nothing but their place, so the same pass serves both and hiding is an augmentation as well.
     A patch's target is its 16 × 16 cells of the filter bank, normalised to zero mean and unit variance within the patch
@@ -54,13 +55,15 @@ class Pretrainer(nn.Module):
         width = trunk.width
         self.hidden = nn.Parameter(torch.randn(width) * 0.02)  # stands for a hidden patch
         self.predictor = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, PATCH * PATCH))
-        self.spectrum = nn.Linear(width, 2 * BANDS * PATCH)
+        self.pooling = POOLINGS.create(objective.pooling.spec, "objective.pooling", width=width)
+        pooled = self.pooling.out_dim
+        self.spectrum = nn.Linear(pooled, 2 * BANDS * PATCH)
         self.head: nn.Module = nn.Identity()
         self.loss: nn.Module | None = None
         if objective.loss is not None:
-            dim = objective.head or width
+            dim = objective.head or pooled
             if objective.head:
-                self.head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, dim))
+                self.head = nn.Sequential(nn.Linear(pooled, width), nn.GELU(), nn.Linear(width, dim))
             spec = objective.loss.spec
             own = spec["name"] == Contrast.name
             self.loss = Contrast(**spec) if own else LOSSES.create(spec, "objective.loss", dim=dim, classes=classes)
@@ -79,7 +82,7 @@ class Pretrainer(nn.Module):
         total = tokens.new_zeros(())
         if self.objective.reconstruction and self.objective.masked:
             total = total + self.objective.reconstruction * self.reconstruction(tokens, fbank, hidden)
-        embeddings = tokens.mean(1)
+        embeddings = self.pooling(tokens)
         if self.objective.statistics:
             total = total + self.objective.statistics * self.statistics(embeddings, clean)
         if self.loss is not None:

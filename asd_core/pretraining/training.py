@@ -112,7 +112,8 @@ class _Rater:
         device = next(trunk.parameters()).device
 
         def embed(waves: Tensor) -> Tensor:
-            return trunk(trunk.fbank(waves.to(device))[0])[trunk.depth].mean(1).cpu()
+            tokens = trunk(trunk.fbank(waves.to(device))[0])[trunk.depth]
+            return self.learner.pooling(tokens).cpu()
 
         self.rates.append({"step": step, **rate(embed, self.held_out, self.recipe.sound)})
         self.learner.train(training)

@@ -133,6 +133,7 @@ class _Training:
         self.device = processes.device
         learner.to(self.device)
         processes.equalise(learner)
+        self.forward = torch.compile(learner, dynamic=True) if options.compile else learner
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
         self.optimiser = _optimiser(learner, options, depths)
         self.state = checkpoint.TrainingState()
@@ -243,7 +244,7 @@ class _Training:
         self.processes.idle = share == 0
         batch = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
-            return self.learner(*batch).float()
+            return self.forward(*batch).float()
 
     def rate(self, step: int, base: float) -> float:
         return rate(self.options, base, step, self.per_epoch, self.steps)

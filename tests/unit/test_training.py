@@ -395,3 +395,25 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
 def test_classification_needs_known_labels():
     with pytest.raises(AsdError, match="labels must be some of machine, section, domain, attributes"):
         OBJECTIVES.create({"name": "classification", "labels": ["label"], "loss": {"name": "subcluster_adacos"}})
+
+
+def test_a_compiled_training_learns_the_same(tmp_path, monkeypatch):
+    """Through the front of the compiler, which needs no C++; resumed, and with a checkpoint of the plain names."""
+    used = []
+
+    def compiled(learner, **more):
+        used.append(more)
+        return compile_by(learner, backend="aot_eager", **more)
+
+    compile_by = torch.compile
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = []
+    for options in ({}, {"compile": True}):
+        learner = Plain()
+        train = Train(epochs=2, batch_size=7, lr=0.01, **options)
+        history = fit(learner, Lines(), train, seed=0, checkpoint_file=tmp_path / f"{len(found)}.st", device="cpu")
+        found.append((history.losses, learner.state_dict()))
+    np.testing.assert_allclose(found[1][0], found[0][0], rtol=1e-5)
+    assert found[1][1].keys() == found[0][1].keys()
+    assert used == [{"dynamic": True}]
+    assert "compile" not in Train(epochs=1, batch_size=1, lr=1).model_dump()

@@ -122,3 +122,20 @@ def test_far_off_tokens_keep_their_deviation():
     x = 1e3 + torch.randn(2, 200, 32)
     exact = attentive(project=False).double().eval()(x.double())
     torch.testing.assert_close(attentive(project=False).eval()(x).double(), exact, rtol=1e-3, atol=1e-3)
+
+
+def test_band_mean_keeps_bands_apart():
+    """The mean over time of each band; padding at the end changes nothing."""
+    torch.manual_seed(0)
+    pooling = POOLINGS.create({"name": "band_mean"}, "pooling", width=3)
+    grid = torch.randn(2, 5, 8, 3)
+    tokens = grid.flatten(1, 2)
+    assert pooling.out_dim == 24
+    torch.testing.assert_close(pooling(tokens), grid.mean(1).flatten(1))
+    padded = torch.cat([tokens, torch.full((2, 16, 3), 99.0)], dim=1)
+    valid = torch.arange(56).expand(2, -1) < 40
+    torch.testing.assert_close(pooling(padded, valid), pooling(tokens))
+    louder = grid.clone()
+    louder[:, :, 6] += 1.0
+    moved = (pooling(louder.flatten(1, 2)) - pooling(tokens)).unflatten(1, (8, 3)).abs().amax((0, 2))
+    assert moved.nonzero().flatten().tolist() == [6]

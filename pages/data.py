@@ -328,7 +328,7 @@ def clip_list(data: str, found: api.Inventory, machine: str) -> list[str]:
     )
     shown = pd.DataFrame(
         {
-            "Near": [pictures.picture_url(data, one, "thumbnail", found.stamp) for one in part["clip_id"]],
+            "Near": [pictures.thumbnail_url(data, one, found.stamp) for one in part["clip_id"]],
             "Domain": part["domain"],
             "Attributes": part["attributes"].replace("noattribute", "–"),
             "Clip": part["clip_id"].str.rpartition("/")[2].str.removesuffix(".wav"),

@@ -438,7 +438,7 @@ def clip_list(run: api.Run, clips: pd.DataFrame, picked: list[str]) -> None:
     rows = clips.set_index("clip_id").loc[ids].reset_index()
     has_sound = run.record["data"]["name"] in api.data_sets(workspace())
     version = api.run_stamp(run)
-    addresses = [pictures.picture_url(api.data_of(run, one), one, "thumbnail", version) for one in ids]
+    addresses = [pictures.thumbnail_url(api.data_of(run, one), one, version) for one in ids]
     shown, config = tables.selected_clips(rows, addresses if has_sound else None)
     clip_id = asked("clip") or ""
     tables.pick_row("selected_clips", ids.index(clip_id) if clip_id in ids else None)

@@ -318,7 +318,7 @@ def contributions(figures: api.FusionFigures) -> None:
         ),
     }
     st.dataframe(
-        shown.style.format(words.points, subset=["Contribution"], na_rep="–"),
+        tables.styled(shown, "contributions").format(words.points, subset=["Contribution"], na_rep="–"),
         key="contributions",
         hide_index=True,
         column_config=columns,
@@ -339,7 +339,7 @@ def elsewhere(found: dict[str, object], aligned: api.Aligned, picked: list[api.R
         used = " They are on the sliders." if suggested == weights else ""
         st.markdown(f"Suggested: {told}.{used}")
         st.dataframe(
-            summary.style.format(words.points, subset=["Tuned minus this"], na_rep="–"),
+            tables.styled(summary, "elsewhere").format(words.points, subset=["Tuned minus this"], na_rep="–"),
             key="elsewhere",
             hide_index=True,
             column_config={"Ω": st.column_config.NumberColumn("Ω", format="%.2f")},

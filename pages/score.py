@@ -299,7 +299,7 @@ def neighbours(near: pd.DataFrame, data: str, against: str, upload_id: str, vers
     ids = list(near["clip_id"])
     shown = pd.DataFrame()
     if data:
-        shown["Near"] = [pictures.picture_url(data, one, "thumbnail", version) for one in ids]
+        shown["Near"] = [pictures.thumbnail_url(data, one, version) for one in ids]
     shown["Distance"] = near["distance"].to_numpy()
     shown["Domain"] = near["domain"].to_numpy()
     shown["Attributes"] = near["attributes"].replace("noAttribute", "–").to_numpy()

@@ -95,6 +95,7 @@ from asd_core.api.inventory import (
     start_check,
 )
 from asd_core.api.jobs import all_jobs, cancel, delete_job, job, job_curve, job_log, move_job, resume
+from asd_core.api.moment import moment
 from asd_core.api.overview import Line, readiness
 from asd_core.api.projections import (
     ATTRIBUTE,
@@ -124,12 +125,14 @@ from asd_core.api.recordings import (
     DataInfo,
     clip,
     clip_facts,
+    clip_of_short_id,
     clips_stamp,
     data_set,
     data_sets,
     loudness_scale,
     picture_key,
     recorded_in,
+    short_id,
     sound,
     spectrogram,
 )
@@ -315,6 +318,7 @@ __all__ = [
     "checksum",
     "clip",
     "clip_facts",
+    "clip_of_short_id",
     "clip_table",
     "clips_stamp",
     "command",
@@ -379,6 +383,7 @@ __all__ = [
     "mapped_clips",
     "matched_recording",
     "missing_systems",
+    "moment",
     "move_job",
     "neighbours",
     "normal_histogram",
@@ -428,6 +433,7 @@ __all__ = [
     "select_recordings",
     "selection",
     "selections",
+    "short_id",
     "sound",
     "sources",
     "spectrogram",

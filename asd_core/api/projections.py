@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from asd_core import jobs
+from asd_core.api.moment import once_a_moment
 from asd_core.api.recordings import GENERATED as GENERATED_DATA
 from asd_core.api.results import clip_table
 from asd_core.artifacts import Run, Workspace, is_done, load_run, read_table
@@ -61,6 +64,7 @@ class MapPlan:
     problem: str  # why there can be no such map; "" if there can
 
 
+@once_a_moment
 def projections_stamp(workspace: Workspace) -> str:
     """Changes when a map is made or deleted."""
     metas = sorted((workspace.root / "tasks" / "projection").glob("*/meta.json"))
@@ -242,7 +246,13 @@ def projection_job(workspace: Workspace, key: str) -> Job | None:
 
 def _splits(run: Run) -> pd.DataFrame:
     """Machine and split of every recorded clip of a run."""
-    return pd.read_parquet(run.folder / "scores.parquet", columns=["machine", "split"])
+    path = run.folder / "scores.parquet"
+    return _read_splits(path, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _read_splits(path: Path, stamp: int) -> pd.DataFrame:
+    return pd.read_parquet(path, columns=["machine", "split"]).astype("category")
 
 
 def _judged(run: Run) -> pd.DataFrame:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asd_core.api.moment import once_a_moment
 from asd_core.artifacts import Workspace
 from asd_core.data.manifest import REPOSITORY, DataSet, fingerprint, is_fingerprinted, scan
 from asd_core.data.spectrogram import Axis
@@ -35,6 +36,7 @@ class DataInfo:
     argument: str  # what --data takes
 
 
+@once_a_moment
 def data_sets(workspace: Workspace) -> dict[str, DataInfo]:
     """By name: first those used in this workspace, then the known ones that are on this machine."""
     from asd_core.data.catalogue import dataset_names, load_dataset_config
@@ -94,7 +96,28 @@ def clip(workspace: Workspace, data: str, clip_id: str) -> Clip:
     return clips[clip_id]
 
 
-def _clips(workspace: Workspace, data: str) -> Mapping[str, Clip]:
+def short_id(clip_id: str) -> str:
+    """16 hex digits for a clip, in the addresses of a long table: with ids they would weigh more than all else in it."""
+    return digest(clip_id)
+
+
+def clip_of_short_id(workspace: Workspace, data: str, short: str) -> Clip:
+    """The clip of a `short_id`; data and errors as of `clip`."""
+    clips = _clips(workspace, data).by_short_id
+    if short not in clips:
+        raise AsdError(f"No clip of {data} is named {short} for short. It may have been deleted.")
+    return clips[short]
+
+
+class _Clips(dict[str, Clip]):
+    """Clips by id; not to be changed."""
+
+    @cached_property
+    def by_short_id(self) -> Mapping[str, Clip]:
+        return {short_id(clip_id): one for clip_id, one in self.items()}
+
+
+def _clips(workspace: Workspace, data: str) -> _Clips:
     kind, _, key = data.partition(":")
     if kind == GENERATED and key:
         folder = _listed(workspace.root / "tasks" / "generate", key, "candidates.parquet", "set of generated clips")
@@ -103,7 +126,7 @@ def _clips(workspace: Workspace, data: str) -> Mapping[str, Clip]:
         folder = _listed(workspace.uploads, key, "upload.json", "dropped recording")
         machine = str(read_json(folder / "upload.json")["machine"])
         one = Clip(f"{key}.wav", folder / "clip.wav", machine, TEST, "00")
-        return {one.clip_id: one}
+        return _Clips({one.clip_id: one})
     return _by_id(data_set(workspace, data))
 
 
@@ -116,11 +139,11 @@ def _listed(parent: Path, name: str, holds: str, what: str) -> Path:
 
 
 @lru_cache(maxsize=8)
-def _candidates(folder: Path, stamp: int) -> Mapping[str, Clip]:
+def _candidates(folder: Path, stamp: int) -> _Clips:
     from asd_core.artifacts import read_table
     from asd_core.pipeline.generated import candidates
 
-    return {one.clip_id: one for one in candidates(folder, read_table(folder / "candidates.parquet"))}
+    return _Clips({one.clip_id: one for one in candidates(folder, read_table(folder / "candidates.parquet"))})
 
 
 def recorded_in(workspace: Workspace, data: str) -> str:
@@ -222,6 +245,7 @@ def spectrogram(workspace: Workspace, data: str, clip_id: str, channel: str, axi
     return analyse(wave[CHANNELS[channel]], axis)
 
 
+@once_a_moment
 def loudness_scale(workspace: Workspace, data: str, machine: str) -> tuple[float, float]:
     """(darkest, brightest) level in dBFS of all pictures of a machine, near and far, so that they can be compared.
 
@@ -263,11 +287,11 @@ def _scanned(root: Path, name: str, kind: str, stamp: str) -> DataSet:
 
 
 @lru_cache(maxsize=4)
-def _indexed(root: Path, name: str, kind: str, stamp: str) -> Mapping[str, Clip]:
-    return {one.clip_id: one for one in _scanned(root, name, kind, stamp).clips}
+def _indexed(root: Path, name: str, kind: str, stamp: str) -> _Clips:
+    return _Clips({one.clip_id: one for one in _scanned(root, name, kind, stamp).clips})
 
 
-def _by_id(data: DataSet) -> Mapping[str, Clip]:
+def _by_id(data: DataSet) -> _Clips:
     return _indexed(data.root, data.name, data.kind, _stamp(data.root))
 
 
@@ -279,6 +303,7 @@ def known_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) 
     return digest([fingerprint(found.of(machine, split), cache) for machine in machines for split in (TRAIN, TEST)])
 
 
+@once_a_moment
 def _stamp(root: Path) -> str:
     """Changes when files are added to or removed from the folders of clips; looks at folders only, linked ones too."""
     seen: dict[tuple[int, int], tuple[str, int]] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +17,7 @@ import pandas as pd
 
 from asd_core import jobs
 from asd_core.api.inventory import current_fingerprint
+from asd_core.api.moment import once_a_moment
 from asd_core.api.recordings import data_set, data_sets
 from asd_core.artifacts import Run, Workspace, is_done
 from asd_core.data.manifest import DataSet
@@ -41,13 +42,14 @@ def broken_runs(workspace: Workspace) -> list[str]:
     return [why for _, run, why in _runs(workspace) if run is None and why]
 
 
-def _runs(workspace: Workspace) -> Iterator[tuple[int, Run | None, str]]:
+@once_a_moment
+def _runs(workspace: Workspace) -> list[tuple[int, Run | None, str]]:
     """(time of its record, the run, why there is none) of every run folder; neither, while it is being written."""
-    for path in sorted((workspace.root / "runs").glob("*")):
-        files = _files(path)
-        yield (dict(files).get("run.json", (0, 0))[1], *_run_of(path, files))
+    folders = {path: _files(path) for path in sorted((workspace.root / "runs").glob("*"))}
+    return [(dict(files).get("run.json", (0, 0))[1], *_run_of(path, files)) for path, files in folders.items()]
 
 
+@once_a_moment
 def _files(folder: Path) -> tuple[tuple[str, tuple[int, int]], ...]:
     """(name, (size, time)) of every file, by name; empty if the folder is none, or is just being deleted."""
     try:

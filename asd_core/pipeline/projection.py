@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -263,8 +264,14 @@ def _check_one_space(
 
 def _check_width(embedded: Path, output: str) -> None:
     path = embeddings_file(embedded, TRAIN, output)
-    if path.is_file() and read_embeddings(path).x.shape[-1] < 2:
+    if path.is_file() and _width(path, path.stat().st_mtime_ns) < 2:
         raise AsdError(f'"{output}" is one number per clip, of which no map can be made. Take another branch.')
+
+
+@lru_cache(maxsize=64)
+def _width(path: Path, stamp: int) -> int:
+    """Numbers per clip; `stamp` is the file's time. Read once: the app plans a map at every click."""
+    return int(read_embeddings(path).x.shape[-1])
 
 
 def _check_embeddings(x: np.ndarray) -> None:

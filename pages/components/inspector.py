@@ -133,6 +133,7 @@ def step(by: int, key: str) -> None:
 
 
 @st.fragment
+@api.moment()
 def _body(data: str, clip_id: str, run_id: str, key: str) -> None:
     run = cached.runs().get(run_id)
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
@@ -350,7 +351,7 @@ def _thumbnails(shown: Shown, ids: pd.Series) -> list[str | None]:
     for clip_id in ids:
         try:
             version = api.picture_key(workspace(), shown.data, clip_id)
-            urls.append(pictures.picture_url(shown.data, clip_id, "thumbnail", version))
+            urls.append(pictures.thumbnail_url(shown.data, clip_id, version))
         except (api.AsdError, OSError):
             urls.append(None)
     return urls

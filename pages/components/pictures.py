@@ -39,6 +39,11 @@ def picture_url(data: str, clip_id: str, kind: str, version: str) -> str:
     return f"/asd/spectrograms/{quote(data, safe='')}/{kind}/{quote(clip_id)}?v={version}"
 
 
+def thumbnail_url(data: str, clip_id: str, version: str) -> str:
+    """Short, for a table has hundreds of them and is sent again whenever another of its rows is picked."""
+    return f"/asd/thumbnails/{quote(data, safe='')}/{api.short_id(clip_id)}?v={version}"
+
+
 def difference(
     workspace: api.Workspace, data: str, kind: str, clip_id: str, others: Sequence[str], others_data: str
 ) -> Path:

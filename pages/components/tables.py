@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 import streamlit as st
+from pandas.io.formats.style import Styler
 
 from pages.components import pictures, words
 
@@ -37,8 +38,8 @@ def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str
     numbers = [*FIGURES.values(), "±", "Ω lomo", "Dom.-restricted", "False alarms", *tinted]
     numbers = [name for name in numbers if name in shown]
     shown[numbers] = shown[numbers].apply(pd.to_numeric)
-    styled = shown.style.map(_tint, subset=tinted).format("{:.2f}", subset=numbers, na_rep="–")
-    styled = styled.format("± {:.2f}", subset=["±"], na_rep="–").format("{:.1f} %", subset=["False alarms"], na_rep="–")
+    told = styled(shown, "leaderboard").map(_tint, subset=tinted).format("{:.2f}", subset=numbers, na_rep="–")
+    told = told.format("± {:.2f}", subset=["±"], na_rep="–").format("{:.1f} %", subset=["False alarms"], na_rep="–")
     helps = {
         "Ω": "Official score: harmonic mean of all AUCs and pAUCs of all machines, in percent",
         "±": "Half of the 95 % bootstrap interval of Ω",
@@ -49,7 +50,7 @@ def leaderboard(board: pd.DataFrame, machines: list[str]) -> tuple[Any, dict[str
         "False alarms": "Share of normal training clips above the threshold; means nothing of a transductive system",
     }
     config = {name: st.column_config.Column(name, help=text) for name, text in helps.items()}
-    return styled, config | {"Name": st.column_config.Column("Name", pinned=True)}
+    return told, config | {"Name": st.column_config.Column("Name", pinned=True)}
 
 
 def published(table: pd.DataFrame) -> list[str]:
@@ -69,9 +70,10 @@ def matrix(table: pd.DataFrame, few: pd.DataFrame) -> Any:
     shown["±"] = (pd.to_numeric(table["hmean_high"]) - pd.to_numeric(table["hmean_low"])) / 2
     shown["Dom.-restricted"] = pd.to_numeric(table["hmean_restricted"])
     columns = [FIGURES[name] for name in figures]
-    styled = shown.style.map(_tint, subset=columns).format("{:.2f}", subset=[*columns, "Dom.-restricted"], na_rep="–")
+    told = styled(shown, "matrix").map(_tint, subset=columns)
+    told = told.format("{:.2f}", subset=[*columns, "Dom.-restricted"], na_rep="–")
     grey = few.rename(columns=FIGURES)[columns].map(lambda is_few: GREY if is_few else "")
-    return styled.apply(lambda _: grey, axis=None, subset=columns).format("± {:.2f}", subset=["±"], na_rep="–")
+    return told.apply(lambda _: grey, axis=None, subset=columns).format("± {:.2f}", subset=["±"], na_rep="–")
 
 
 def differences(table: pd.DataFrame) -> Any:
@@ -85,8 +87,14 @@ def differences(table: pd.DataFrame) -> Any:
         for low, high in zip(table["low"], table["high"], strict=True)
     ]
     shown["p (Holm)"] = table["p"]
-    styled = shown.style.format(_arrow, subset=[FIGURES[name] for name in figures], na_rep="–")
-    return styled.format("{:.3f}", subset=["p (Holm)"], na_rep="–")
+    told = styled(shown, "matrix").format(_arrow, subset=[FIGURES[name] for name in figures], na_rep="–")
+    return told.format("{:.3f}", subset=["p (Holm)"], na_rep="–")
+
+
+def styled(shown: pd.DataFrame, name: str) -> Styler:
+    """A table for colours and formats. Pandas would give each a name by chance, and Streamlit would send it with every
+    click, though it is in the browser already."""
+    return shown.style.set_uuid(name)
 
 
 def _machines(table: pd.DataFrame) -> pd.Series:
@@ -101,7 +109,7 @@ def clips(table: pd.DataFrame, data: str, version: str, has_sound: bool) -> tupl
     """The clip table as shown, and its column configuration."""
     shown = pd.DataFrame(index=table.index)
     if has_sound:
-        shown["Near"] = [pictures.picture_url(data, clip_id, "thumbnail", version) for clip_id in table["clip_id"]]
+        shown["Near"] = [pictures.thumbnail_url(data, clip_id, version) for clip_id in table["clip_id"]]
     shown["Score"] = table["score"]
     shown["Percentile"] = table["percentile"]
     if "percentile_other" in table:
@@ -480,7 +488,7 @@ def candidates(table: pd.DataFrame, version: str) -> tuple[pd.DataFrame, dict[st
     rows = list(zip(table["data"], table["clip"], strict=True))
     shown = pd.DataFrame(
         {
-            "Near": [pictures.picture_url(data, name, "thumbnail", version) for data, name in rows],
+            "Near": [pictures.thumbnail_url(data, name, version) for data, name in rows],
             "Listen": [pictures.sound_url(data, name, "near", version) for data, name in rows],
             "State": screened_state(table),
             "By hand": table["said"].map(SAID),

@@ -20,6 +20,7 @@ ASSETS = dict.fromkeys(("player.js", "player_audio.js"), "text/javascript") | {"
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin", "X-Frame-Options": "DENY"}
 
 
+@api.moment()
 def sound(request: Request) -> Response:
     """One channel of a clip, or both, as WAV; answers range requests, so that players can seek."""
     wanted = request.path_params
@@ -32,9 +33,10 @@ def sound(request: Request) -> Response:
     return FileResponse(path, media_type="audio/wav", headers=CACHE)
 
 
+@api.moment()
 def spectrogram(request: Request) -> Response:
     wanted = request.path_params
-    if wanted["kind"] not in (*pictures.KINDS, "thumbnail"):
+    if wanted["kind"] not in pictures.KINDS:
         raise HTTPException(404)
     try:
         path = pictures.picture(workspace(), wanted["data"], wanted["kind"], wanted["clip_id"])
@@ -43,6 +45,19 @@ def spectrogram(request: Request) -> Response:
     return FileResponse(path, media_type="image/webp", headers=CACHE)
 
 
+@api.moment()
+def thumbnail(request: Request) -> Response:
+    """The small picture of a clip in tables, by its short id."""
+    data, short = request.path_params["data"], request.path_params["short"]
+    try:
+        clip_id = api.clip_of_short_id(workspace(), data, short).clip_id
+        path = pictures.picture(workspace(), data, "thumbnail", clip_id)
+    except (api.AsdError, OSError) as error:
+        raise HTTPException(404) from error
+    return FileResponse(path, media_type="image/webp", headers=CACHE)
+
+
+@api.moment()
 def difference(request: Request) -> Response:
     """A clip's spectrogram less the mean of others' (`other`, repeated) of the same or another data set (`of`)."""
     wanted, asked = request.path_params, request.query_params
@@ -56,6 +71,7 @@ def difference(request: Request) -> Response:
     return FileResponse(path, media_type="image/webp", headers=CACHE)
 
 
+@api.moment()
 def anomaly(request: Request) -> Response:
     """What a run's map marks in a clip, as WAV."""
     wanted = request.path_params
@@ -101,6 +117,7 @@ routes = [
     Route("/asd/assets/{name}", asset),
     Route("/asd/sounds/{data}/{channel}/{clip_id:path}", sound),
     Route("/asd/spectrograms/{data}/{kind}/{clip_id:path}", spectrogram),
+    Route("/asd/thumbnails/{data}/{short}", thumbnail),
     Route("/asd/difference/{data}/{kind}/{clip_id:path}", difference),
     Route("/asd/anomaly/{run}/{clip_id:path}", anomaly),
 ]

@@ -132,7 +132,8 @@ def test_the_list_filters_and_follows_the_address(open_app, full):
 def test_what_is_sent_stays_small():
     """A page of the list at full size: 200 clips with long names."""
     from pages import data
+    from pages.components import pictures
 
     name = "ToyCarEmulated/train/section_00_source_train_normal_0000_car_A1_spd_28V_mic_1_noise_1.wav"
-    address = f"/asd/spectrograms/dcase2026/thumbnail/{name}?v={'0' * 16}"
+    address = pictures.thumbnail_url("dcase2026", name, "0" * 16)
     assert data.PER_PAGE * (len(address) + len(name)) < 100_000

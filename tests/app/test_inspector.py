@@ -310,6 +310,11 @@ def test_addresses_answer_by_id_only(rich, monkeypatch):
     assert ask(f"other={other}&of=nowhere", **good) == 404
     assert ask("&".join([f"other={other}"] * 21), **good) == 404
 
+    ask = lambda query="", **parts: answer(routes.thumbnail, rich, monkeypatch, query, **parts)  # noqa: E731
+    assert ask(data="workshop", short=api.short_id(CLIP)) == 200
+    assert ask(data="workshop", short=CLIP) == 404
+    assert ask(data="nowhere", short=api.short_id(CLIP)) == 404
+
     ask = lambda query="", **parts: answer(routes.anomaly, rich, monkeypatch, query, **parts)  # noqa: E731
     assert ask(run=RUN, clip_id=CLIP) == 200
     assert ask("branch=statistics", run=RUN, clip_id=CLIP) == 200

@@ -4,6 +4,7 @@ import io
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -188,3 +189,31 @@ def test_the_app_loads_no_learning_library(full):
     subprocess.run(
         [sys.executable, "-c", code, str(full.root)], cwd=config.CONFIGS.parent, check=True, capture_output=True
     )
+
+
+def test_within_a_moment_the_disk_is_looked_at_once(full, sounds):
+    before = api.clips_stamp(full, "workshop")
+    with api.moment():
+        assert api.clips_stamp(full, "workshop") == before
+        (sounds / "fan" / "test" / "section_00_9999.wav").touch()
+        with api.moment():
+            assert api.clips_stamp(full, "workshop") == before
+        assert api.clips_stamp(full, "workshop") == before, "a moment within another has ended, not the other"
+        with ThreadPoolExecutor(1) as beside:
+            assert beside.submit(api.clips_stamp, full, "workshop").result() != before
+    assert api.clips_stamp(full, "workshop") != before
+
+
+def test_a_moment_ends_with_an_error(full):
+    with pytest.raises(AsdError, match="no data set"), api.moment():
+        api.data_set(full, "late")
+    write_json(full.dataset("late") / "dataset.json", {"name": "late", "kind": "recorded", "root": str(full.root)})
+    assert "late" in api.data_sets(full)
+
+
+def test_short_ids_are_looked_up(full):
+    clip_id = "fan/test/section_00_source_test_normal_0000_speed_1.wav"
+    assert api.clip_of_short_id(full, "workshop", api.short_id(clip_id)) == api.clip(full, "workshop", clip_id)
+    for odd in ("", "../../etc/passwd", clip_id, api.short_id("fan/test/none.wav")):
+        with pytest.raises(AsdError, match="No clip of workshop"):
+            api.clip_of_short_id(full, "workshop", odd)

@@ -334,3 +334,18 @@ def test_only_known_runs_are_deleted_and_none_while_a_job_works(full):
         api.delete_run(full, FIRST)
     api.cancel(full, job_id, force=True)
     api.delete_run(full, FIRST)
+
+
+def test_what_has_not_changed_is_not_sent_again(open_app, full):
+    """Streamlit leaves out what is byte for byte the same; tables with colours would have another name each time."""
+    app = open_app(full, "results", machine="fan", show="By name")
+
+    def sent() -> dict[str, bytes]:
+        app.button(key="next").click().run()
+        protos = {one.proto.id.rpartition("-")[2]: one.proto for one in app.get("dataframe")}
+        return {key: protos[key].SerializeToString(deterministic=True) for key in ("leaderboard", "matrix", "clips")}
+
+    sent()  # the first ones still tell what is selected
+    before, after = sent(), sent()
+    assert before["clips"] != after["clips"], "another row is selected"
+    assert {key for key in before if before[key] == after[key]} == {"leaderboard", "matrix"}

@@ -144,7 +144,9 @@ def locate(checkpoint: str) -> Path:
     if checkpoint not in known and (checkpoint.endswith(SUFFIXES) or "/" in checkpoint):
         path = Path(checkpoint).expanduser().absolute()
         if not path.is_file():
-            raise AsdError(f"There is no checkpoint file {path}. Give another path, or one of: {', '.join([*own, *known])}.")
+            raise AsdError(
+                f"There is no checkpoint file {path}. Give another path, or one of: {', '.join([*own, *known])}."
+            )
         return path
     found = status(find(checkpoint))
     one = found.checkpoint

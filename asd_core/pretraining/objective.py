@@ -12,7 +12,6 @@ from asd_core.backbones.transformer import PATCH
 from asd_core.pretraining.recipe import Objective
 from asd_core.training.losses import LOSSES, Loss
 
-
 SPECTRUM = 10.0  # the filter bank is in units of two deviations of AudioSet; this brings its error to the order of 1
 
 

@@ -38,10 +38,14 @@ class Objective(Strict):
 
     # "contrast" within the batch, or a loss of `training.losses` over all states; none: hidden patches alone
     loss: Component | None = None
-    pooling: Component = Component(name="mean")  # of the last layer's tokens; what systems that use it frozen should take
+    pooling: Component = Component(
+        name="mean"
+    )  # of the last layer's tokens; what systems that use it frozen should take
     masked: float = Field(default=0.3, ge=0, lt=1)  # share of the patches that are hidden
     reconstruction: float = Field(default=1.0, ge=0)  # weight of the hidden patches' error
-    statistics: float = Field(default=0.0, ge=0)  # weight of the error of the noiseless clip's spectrum, see `objective`
+    statistics: float = Field(
+        default=0.0, ge=0
+    )  # weight of the error of the noiseless clip's spectrum, see `objective`
     head: int | None = Field(default=None, ge=8)  # width of a projection between embedding and loss
 
 

@@ -178,6 +178,7 @@ from asd_core.api.submission import (
 from asd_core.api.training import (
     Estimate,
     asked_of,
+    cluster_address,
     command,
     computed_seeds,
     config_changes,
@@ -317,6 +318,7 @@ __all__ = [
     "clip_facts",
     "clip_table",
     "clips_stamp",
+    "cluster_address",
     "command",
     "compare_packages",
     "compare_runs",

@@ -12,9 +12,10 @@ import os
 import platform
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -62,8 +63,8 @@ def run(tasks: Sequence[Task], context: Context, cluster: Cluster, progress: Pro
                     if needed.done(context.workspace):
                         store.push(needed)
             _Plan(todo, context, cluster, progress).drive()
-    for task in tasks if store is not None else ():
-        if not task.done(context.workspace):
+    for task in tasks:
+        if store and not task.done(context.workspace):
             progress(1.0, f"{task.title}: fetching the result")
             store.pull(task)
     return Outcome(len(tasks) - len(todo), len(todo))
@@ -86,7 +87,8 @@ def _connected(address: str) -> Iterator[None]:
         ) from error
     try:
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own, which would end a job without a word
-        yield
+        with redirect_stdout(sys.stderr):  # what nodes print comes through Ray, and is not among the results
+            yield
     finally:
         ray.shutdown()  # ends what still runs for this driver
 
@@ -106,11 +108,8 @@ class _Plan:
         self.last = "waiting for a free node"
         self.running: dict[ray.ObjectRef, Task] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = (
-            ray.remote(_Board)
-            .options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-            .remote()
-        )
+        beside = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
+        self.board: Any = beside.remote()
         self.work = ray.remote(_work)
         self.shared = ray.put((context, cluster, installed(), str(weights.folder())))
 
@@ -144,10 +143,10 @@ class _Plan:
         except LOST as error:
             self.losses[name] = lost = self.losses.get(name, 0) + 1
             self.fractions.pop(name, None)
-            why = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            why = str(error).strip().partition("\n")[0].partition(". ")[0]
             if lost > self.cluster.retries:
                 raise AsdError(
-                    f"{task.title}: lost {lost} times with its node or its process, the last time by {why} Give it more "
+                    f"{task.title}: lost {lost} times with its node or its process, the last time: {why}. Give it more "
                     f"memory in configs/cluster.yaml if that is why, and repeat the command: what is finished is kept."
                 ) from error
             log.warning("%s: lost (%s); submitted again, %d of %d", task.title, why, lost, self.cluster.retries)

@@ -1,6 +1,7 @@
 """The Ray engine on two nodes of one computer, on loopback: what the local engine gives, whatever happens to a node."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -95,9 +96,8 @@ def test_nodes_without_common_storage_exchange_tasks_through_a_store(nodes, tiny
     outcome = engine.run(tasks, context, cluster=cluster)
     assert outcome.reused == len(machines)
     assert contents(ours) == expected
-    made = {name: {path.parent.name for path in (tmp_path / name).glob("tasks/*/*/meta.json")} for name in ("first", "second")}
-    assert made["first"] - made["second"], "both nodes had work"
-    assert made["second"] - made["first"]
+    for node in ("first", "second"):
+        assert 0 < len(finished(tmp_path / node)) < len(finished(ours)), "nobody but the one who asked needs everything"
     tasks, context = plan(tiny_data, tmp_path / "another", machines)
     assert engine.run(tasks, context, cluster=cluster).computed == 0, "the store has it all"
     assert contents(tmp_path / "another") == expected
@@ -106,7 +106,7 @@ def test_nodes_without_common_storage_exchange_tasks_through_a_store(nodes, tiny
 def slow(folder: Path) -> str:
     """A training of seconds, in many steps."""
     values = yaml.safe_load((SYSTEMS / "tiny-autoencoder.yaml").read_text())
-    values["encoders"]["autoencoder"]["train"]["epochs"] = 60
+    values["encoders"]["autoencoder"]["train"]["epochs"] = 25
     path = folder / "slow.yaml"
     path.write_text(yaml.safe_dump(values | {"name": "slow"}))
     return str(path)
@@ -155,7 +155,8 @@ def test_a_lost_node_costs_only_what_it_was_doing(nodes, tiny_data, machines, sl
     finally:
         nodes.second = nodes.add()
     assert watcher.acted
-    assert caplog.text.count("submitted again, 1 of 1") == 1
+    lost = [record.args[0] for record in caplog.records if "submitted again" in record.msg]
+    assert sum(title.startswith("train") for title in lost) == 1
     assert contents(tmp_path / "ws") == slow_expected
     assert watcher.finished
     assert finished(tmp_path / "ws").items() >= watcher.finished.items(), "finished before, and not touched since"
@@ -182,8 +183,6 @@ def test_cancelled_trainings_save_their_position(nodes, tiny_data, machines, slo
 
 
 def test_a_problem_of_a_task_arrives_as_it_was(nodes, tiny_data, machines, tmp_path):
-    import shutil
-
     shutil.copytree(tiny_data, tmp_path / "data")
     tasks, context = plan(tmp_path / "data", tmp_path / "ws", machines, "logmel-knn")
     context.data.of(machines[0])[0].path.write_bytes(b"no sound")
@@ -206,12 +205,13 @@ def test_what_no_node_can_do_is_refused(nodes, tiny_data, machines, tmp_path):
 
 
 def test_a_node_that_lacks_the_recordings_is_named(nodes, tiny_data, machines, tmp_path):
-    moved = (tmp_path / "data").symlink_to(tiny_data) or tmp_path / "data"
-    tasks, context = plan(moved, tmp_path / "ws", machines, "logmel-knn")
-    gone = pipeline.Context(context.workspace, scan(tiny_data), "cpu")
-    object.__setattr__(gone.data, "root", tmp_path / "nowhere")
-    with pytest.raises(AsdError, match=r"Node .* \(127\.0\.0\.\d\) .*nowhere is missing there"):
-        engine.run(tasks, gone, cluster=nodes.cluster())
+    shutil.copytree(tiny_data, tmp_path / "data")
+    tasks, context = plan(tmp_path / "data", tmp_path / "ws", machines, "logmel-knn")
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(
+        AsdError, match=r"Node .* \(127\.0\.0\.\d\) of the cluster cannot take part: .*data is missing there"
+    ):
+        engine.run(tasks, context, cluster=nodes.cluster())
 
 
 def test_where_nothing_listens_it_is_said_at_once(tiny_data, machines, tmp_path):

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from graphlib import TopologicalSorter
 from typing import Any
 
@@ -86,7 +86,8 @@ def _connected(address: str) -> Iterator[None]:
             f"docs/cluster.md tells more."
         ) from error
     try:
-        signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own, which would end a job without a word
+        with suppress(ValueError):  # in a thread beside the main one, where Ray has not set it either
+            signal.signal(signal.SIGTERM, on_stop)  # that of Ray would end a job without a word
         with redirect_stdout(sys.stderr):  # what nodes print comes through Ray, and is not among the results
             yield
     finally:

@@ -248,4 +248,4 @@ def test_a_cluster_is_offered_where_one_is_configured(open_app, full, monkeypatc
         api.start_training(full, "logmel-knn", "workshop", cluster="elsewhere:1")
     monkeypatch.setenv("RAY_ADDRESS", "ray://head")
     app = open_app(full, "train", data="workshop")
-    assert "HOST:PORT" in "".join(one.value for one in app.error)
+    assert "running Ray cluster" in "".join(one.value for one in app.error)

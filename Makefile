@@ -43,6 +43,7 @@ bench: $(VENV)/ready-dev ## speed and memory of the hot paths, as ratios; PEER=-
 	@$(PY) -m tests.bench
 	@$(PY) -m tests.bench_encoders $(PEER)
 	@$(PY) -m tests.bench_app
+	@$(PY) -m tests.bench_ray
 
 clean: ## caches and unfinished work; runs and trained networks stay
 	@rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
@@ -58,6 +59,6 @@ $(VENV)/ready: requirements.txt | $(PY)
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/ready-dev: requirements-dev.txt $(VENV)/ready
+$(VENV)/ready-dev: requirements-dev.txt requirements-cluster.txt $(VENV)/ready
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -21,15 +21,37 @@ def main() -> None:
             words.kind_badge(known[data].kind)
             st.markdown(f"Systems learn from the normal training clips of **{words.plain(data)}**.")
     profile = pick_profile()
+    cluster = pick_cluster()
     states = api.system_states(workspace(), data, profile)
     left, right = st.columns([3, 2], gap="large")
     with left:
         shown = filtered(states)
         name, ticked = system_table(states, shown)
-        train_several(states, ticked, data, known, profile)
+        train_several(states, ticked, data, known, profile, cluster)
         jobs.queue()
     with right:
-        detail(states.set_index("name").loc[name], data, known, profile)
+        detail(states.set_index("name").loc[name], data, known, profile, cluster)
+
+
+def pick_cluster() -> str:
+    """Where to train, if there is a choice: the address of a Ray cluster, or "" for this computer."""
+    try:
+        address = api.cluster_address()
+    except api.AsdError as error:
+        st.error(words.plain(str(error)), icon=":material/error:")
+        return ""
+    if not address:
+        return ""
+    picked = st.segmented_control(
+        "Where",
+        ["", address],
+        default="",
+        format_func=lambda one: f"Ray cluster at {words.plain(one)}" if one else "This computer",
+        key="cluster",
+        required=True,
+        persist_state="session",
+    )
+    return picked or ""
 
 
 def filtered(states: pd.DataFrame) -> pd.DataFrame:
@@ -108,7 +130,7 @@ def system_table(states: pd.DataFrame, shown: pd.DataFrame) -> tuple[str, list[s
 
 
 def train_several(
-    states: pd.DataFrame, ticked: list[str], data: str, known: dict[str, api.DataInfo], profile: str
+    states: pd.DataFrame, ticked: list[str], data: str, known: dict[str, api.DataInfo], profile: str, cluster: str
 ) -> None:
     """One job per ticked system, and one per system without a result; they wait for each other."""
     if data not in known:
@@ -126,7 +148,7 @@ def train_several(
             if chosen
             else "Tick systems in the table first.",
             on_click=jobs.attempt,
-            args=(start, chosen, data, profile, [0], []),
+            args=(start, chosen, data, profile, [0], [], cluster),
         )
         if missing:
             st.button(
@@ -135,7 +157,7 @@ def train_several(
                 icon=":material/playlist_play:",
                 help="One job each with seed 0, one after the other: " + ", ".join(missing),
                 on_click=jobs.attempt,
-                args=(start, missing, data, profile, [0], []),
+                args=(start, missing, data, profile, [0], [], cluster),
             )
             number = f"{len(missing)} systems have" if len(missing) > 1 else "One system has"
             st.caption(f"{number} no result on these recordings with this profile.")
@@ -163,7 +185,7 @@ def job_system(job_id: str, names: list[str]) -> str:
     return next((name for name in asked_for.systems if name in names), "") if asked_for else ""
 
 
-def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile: str) -> None:
+def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile: str, cluster: str) -> None:
     """One click to train, everything else folded away."""
     with st.container(horizontal=True, vertical_alignment="center"):
         words.state_badge(system["state"])
@@ -181,14 +203,15 @@ def detail(system: pd.Series, data: str, known: dict[str, api.DataInfo], profile
     machines, wanted = options(data, known)
     seeds, note_ = plan(system.name, data, known, profile, machines, wanted)
     with actions:
-        buttons(system, data, known, profile, seeds, machines)
+        buttons(system, data, known, profile, seeds, machines, cluster)
         for sentence in (note_, expected(system.name, data, known, profile, seeds, machines)):
             if sentence:
                 st.caption(sentence)
     if data in known:
         generated(system, data, profile)
     if seeds:
-        arguments = api.training_arguments(workspace(), [system.name], known[data].argument, profile, seeds, machines)
+        argument = known[data].argument
+        arguments = api.training_arguments(workspace(), [system.name], argument, profile, seeds, machines, cluster)
         with st.expander("The same in a terminal", icon=":material/terminal:"):
             st.code(api.command(arguments), language="bash", wrap_lines=True)
     with st.expander("Configuration", icon=":material/tune:"):
@@ -311,7 +334,13 @@ def other_settings(name: str, data: str, profile: str, machines: list[str]) -> s
 
 
 def buttons(
-    system: pd.Series, data: str, known: dict[str, api.DataInfo], profile: str, seeds: list[int], machines: list[str]
+    system: pd.Series,
+    data: str,
+    known: dict[str, api.DataInfo],
+    profile: str,
+    seeds: list[int],
+    machines: list[str],
+    cluster: str,
 ) -> None:
     missing, active = data not in known, system["state"] in ("queued", "running", "cancelling")
     label = "Train" if seeds in ([], [0]) else f"Train with {api.seeds_text(seeds)}"
@@ -328,7 +357,7 @@ def buttons(
             if active
             else "Finished parts are reused; only what is missing is computed.",
             on_click=jobs.attempt,
-            args=(start, [system.name], data, profile, seeds, machines),
+            args=(start, [system.name], data, profile, seeds, machines, cluster),
         )
         if system["run_id"]:
             st.page_link(
@@ -362,9 +391,9 @@ def options(data: str, known: dict[str, api.DataInfo]) -> tuple[list[str], list[
     return sorted(machines), sorted(seeds) or [0]
 
 
-def start(names: list[str], data: str, profile: str, seeds: list[int], machines: list[str]) -> None:
+def start(names: list[str], data: str, profile: str, seeds: list[int], machines: list[str], cluster: str) -> None:
     """Start a job per system and follow the first."""
-    started = [api.start_training(workspace(), name, data, profile, seeds, machines) for name in names]
+    started = [api.start_training(workspace(), name, data, profile, seeds, machines, cluster) for name in names]
     remember("job", started[0])
     remember("system", names[0])
     st.session_state["ticked"] = []

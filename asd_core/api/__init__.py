@@ -181,6 +181,7 @@ from asd_core.api.submission import (
 from asd_core.api.training import (
     Estimate,
     asked_of,
+    cluster_address,
     command,
     computed_seeds,
     config_changes,
@@ -321,6 +322,7 @@ __all__ = [
     "clip_of_short_id",
     "clip_table",
     "clips_stamp",
+    "cluster_address",
     "command",
     "compare_packages",
     "compare_runs",

@@ -19,6 +19,7 @@ from asd_core.api.inventory import current_fingerprint
 from asd_core.api.recordings import data_set, data_sets
 from asd_core.api.results import run_stamp, runs
 from asd_core.artifacts import Run, Workspace
+from asd_core.engine.cluster import load_cluster
 from asd_core.files import digest, read_json
 from asd_core.jobs import Job
 from asd_core.registry import did_you_mean
@@ -26,14 +27,26 @@ from asd_core.types import AsdError
 
 
 def training_arguments(
-    workspace: Workspace, names: Sequence[str], data: str, profile: str, seeds: Sequence[int], machines: Sequence[str]
+    workspace: Workspace,
+    names: Sequence[str],
+    data: str,
+    profile: str,
+    seeds: Sequence[int],
+    machines: Sequence[str],
+    cluster: str = "",
 ) -> list[str]:
-    """The command line that trains and scores systems; no machines means all of them."""
+    """The command line that trains and scores systems; no machines means all of them.
+
+    Args:
+        cluster: address of the Ray cluster that does it; "" for this computer
+    """
     arguments = ["run", *names, "--data", data, "--profile", profile]
     for seed in seeds:
         arguments += ["--seeds", str(seed)]
     for machine in machines:
         arguments += ["--machines", machine]
+    if cluster:
+        arguments += ["--engine", "ray", "--address", cluster]
     return [*arguments, "--workspace", str(workspace.root)]
 
 
@@ -75,12 +88,16 @@ def start_training(
     profile: str = "quick",
     seeds: Sequence[int] = (0,),
     machines: Sequence[str] = (),
+    cluster: str = "",
 ) -> str:
     """Start, or find, the job that trains a system on a data set of `data_sets` and return the job's id.
 
+    Args:
+        cluster: `cluster_address`, for the nodes there to do the work; "" for this computer
+
     Raises:
         AsdError: an unknown system, data set, profile or machine, checked here because a browser may send anything;
-            or published weights that are not on this machine.
+            published weights that are not on this machine; or a cluster that is not, or no more, the configured one.
     """
     system = config.load_system(name)
     if problem := lacking_weights(system, config.load_profile(profile)):
@@ -90,9 +107,22 @@ def start_training(
         found.of(machine)
     if not seeds or any(not 0 <= seed < 10_000 for seed in seeds):
         raise AsdError(f"Seeds are whole numbers from 0 to 9999; got {list(seeds)}.")
-    arguments = training_arguments(workspace, [name], data_sets(workspace)[data].argument, profile, seeds, machines)
+    if cluster and cluster != cluster_address():
+        raise AsdError(f"The configured Ray cluster is not at {cluster}. Reload the page and choose again.")
+    argument = data_sets(workspace)[data].argument
+    arguments = training_arguments(workspace, [name], argument, profile, seeds, machines, cluster)
     title = f"{system.title} · {data} · {profile} · {seeds_text(seeds)}{_restricted(machines)}"
+    title += f" · on {cluster}" if cluster else ""
     return jobs.start(workspace.jobs, arguments, title, digest(arguments))
+
+
+def cluster_address() -> str:
+    """HOST:PORT of the Ray cluster of configs/cluster.yaml or RAY_ADDRESS; "" where none is configured.
+
+    Raises:
+        AsdError: what is written there is not valid.
+    """
+    return load_cluster().address or ""
 
 
 def _restricted(machines: Sequence[str]) -> str:

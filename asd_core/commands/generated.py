@@ -13,13 +13,16 @@ from rich.markup import escape
 from asd_core import api, config, terminal
 from asd_core.commands.options import (
     WORKSPACE,
+    AddressOption,
     DataOption,
+    EngineOption,
     JobOption,
     JsonOption,
     MachinesOption,
     ProfileOption,
     WorkspaceOption,
     check_device,
+    chosen_cluster,
     open_workspace,
 )
 from asd_core.types import AsdError
@@ -48,6 +51,8 @@ def generate(
     generator: GeneratorOption = "diffusion",
     machines: MachinesOption = None,
     device: Annotated[str, typer.Option(help="auto or cpu.")] = "auto",
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     dry_run: Annotated[bool, typer.Option(help="Show which conditions get how many clips; do nothing.")] = False,
     output: Annotated[
         Path | None, typer.Option(help="Write the generator with these numbers into a new YAML file, to edit.")
@@ -80,7 +85,7 @@ def generate(
         else:
             terminal.print_targets(targets)
         return
-    _screened(chosen, data, machines, device, workspace, job, as_json)
+    _screened(chosen, data, machines, device, workspace, job, as_json, engine=engine, address=address)
 
 
 def screen(
@@ -120,11 +125,15 @@ def _screened(
     as_json: bool,
     every: bool = False,
     only_known: bool = False,
+    engine: str = "local",
+    address: str | None = None,
 ) -> None:
     """Make and screen what is not there yet, and show what came of it."""
     import pandas as pd
 
-    tasks, context = _make_generated(chosen, data, machines, device, workspace, job, only_known=only_known)
+    tasks, context = _make_generated(
+        chosen, data, machines, device, workspace, job, engine, address, only_known=only_known
+    )
     folders = [task.folder(context.workspace) for task in tasks if task.kind == "screen"]
     name = "candidates" if every else "shortfall"
     table = pd.concat([pd.read_parquet(folder / f"{name}.parquet") for folder in folders], ignore_index=True)
@@ -141,6 +150,8 @@ def quality(
     profile: ProfileOption = "full",
     generator: GeneratorOption = "diffusion",
     machines: MachinesOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = WORKSPACE,
     job: JobOption = None,
@@ -152,7 +163,7 @@ def quality(
     import pandas as pd
 
     chosen = _resolved_generator(generator, profile)
-    tasks, context = _make_generated(chosen, data, machines, "auto", workspace, job, quality=True)
+    tasks, context = _make_generated(chosen, data, machines, "auto", workspace, job, engine, address, quality=True)
     folders = [task.folder(context.workspace) for task in tasks if task.kind == "quality"]
     distances, samples = (
         pd.concat([pd.read_parquet(folder / f"{name}.parquet") for folder in folders], ignore_index=True)
@@ -172,14 +183,17 @@ def _make_generated(
     device: str,
     workspace: Path,
     job: Path | None,
+    engine: str,
+    address: str | None,
     quality: bool = False,
     only_known: bool = False,
 ) -> tuple[list[pipeline.Task], pipeline.Context]:
     with terminal.reporting(job) as progress:
+        from asd_core import engine as engines
         from asd_core import pipeline
         from asd_core.data.manifest import open_dataset
-        from asd_core.engine import local
 
+        cluster = chosen_cluster(engine, address)
         context = pipeline.Context(open_workspace(workspace), open_dataset(data), device)
         for problem in context.data.problems:
             logging.getLogger(__name__).warning("passed over: %s", problem)
@@ -187,7 +201,7 @@ def _make_generated(
         tasks = pipeline.plan_generated(chosen, context, machines, quality)
         if only_known and not all(task.done(context.workspace) for task in tasks if task.kind == "generate"):
             raise AsdError("There are no generated clips with these settings yet. `generate` makes them.")
-        outcome = local.run(tasks, context, progress)
+        outcome = engines.run(tasks, context, progress, cluster)
     if not outcome.main:
         raise typer.Exit
     terminal.err.print(f"{outcome.computed} tasks computed, {outcome.reused} reused.")

@@ -11,6 +11,7 @@ from asd_core import api, config
 
 if TYPE_CHECKING:
     from asd_core.artifacts import Workspace
+    from asd_core.engine.cluster import Cluster
 
 
 def complete_system(incomplete: str) -> list[str]:
@@ -35,6 +36,13 @@ MachinesOption = Annotated[list[str] | None, typer.Option(help="Only these machi
 ProfileOption = Annotated[
     str, typer.Option("--profile", help="full, or quick: small, for two cores.", autocompletion=complete_profile)
 ]
+EngineOption = Annotated[
+    str, typer.Option("--engine", help="local: this computer. ray: the nodes of a cluster; docs/cluster.md.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster, HOST:PORT. Default: of configs/cluster.yaml, else RAY_ADDRESS."),
+]
 WORKSPACE = config.CONFIGS.parent / "workspace"
 
 
@@ -47,3 +55,20 @@ def open_workspace(root: Path) -> Workspace:
 def check_device(device: str) -> None:
     if device not in ("auto", "cpu"):
         raise typer.BadParameter(f'device "{device}" is not one of auto, cpu')
+
+
+def chosen_cluster(engine: str, address: str | None) -> Cluster | None:
+    """The cluster to run tasks on; None for this computer.
+
+    Raises:
+        AsdError: no address is known, or it or configs/cluster.yaml is not valid.
+    """
+    if engine not in ("local", "ray"):
+        raise typer.BadParameter(f'engine "{engine}" is not one of local, ray')
+    if engine == "local":
+        if address is not None:
+            raise typer.BadParameter("--address is of a Ray cluster; add --engine ray")
+        return None
+    from asd_core.engine.cluster import require_cluster
+
+    return require_cluster(address)

@@ -14,11 +14,14 @@ from rich.markup import escape
 from asd_core import api, config, terminal
 from asd_core.commands.options import (
     WORKSPACE,
+    AddressOption,
     DataOption,
+    EngineOption,
     JobOption,
     JsonOption,
     WorkspaceOption,
     check_device,
+    chosen_cluster,
     complete_profile,
     complete_system,
     open_workspace,
@@ -51,6 +54,8 @@ def run(
     checkpoint_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds between two checkpoints of a training.")
     ] = 30.0,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     dry_run: Annotated[bool, typer.Option(help="Show the plan and the resolved configuration; do nothing.")] = False,
     workspace: WorkspaceOption = WORKSPACE,
     job: JobOption = None,
@@ -65,9 +70,11 @@ def run(
         raise typer.BadParameter("name at least one system, or --all; `systems` lists them")
     check_device(device)
     with terminal.reporting(job) as progress:
+        from asd_core import engine as engines
         from asd_core import pipeline
         from asd_core.data.manifest import open_dataset
-        from asd_core.engine import local
+
+        cluster = chosen_cluster(engine, address)
 
         chosen = [config.load_system(name) for name in names]
         if generator is not None:
@@ -94,7 +101,7 @@ def run(
                 }
             )
             return
-        outcome = local.run(tasks, context, progress)
+        outcome = engines.run(tasks, context, progress, cluster)
     if not outcome.main:  # one of several processes; another one tells
         return
     terminal.err.print(f"{outcome.computed} tasks computed, {outcome.reused} reused.")

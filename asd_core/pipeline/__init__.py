@@ -5,15 +5,17 @@
 
 from asd_core.pipeline.loose import score_files
 from asd_core.pipeline.planning import check, plan, plan_generated, record_verdicts, try_out
-from asd_core.pipeline.tasks import Context, Task
+from asd_core.pipeline.tasks import Context, Task, all_inputs
 from asd_core.pipeline.tuned import system_file, tune_runs
 from asd_core.pipeline.verdict import is_transductive
-from asd_core.pipeline.work import TOGETHER, execute, opened, register, score, work
+from asd_core.pipeline.work import KINDS, TOGETHER, execute, opened, register, score, work
 
 __all__ = [
+    "KINDS",
     "TOGETHER",
     "Context",
     "Task",
+    "all_inputs",
     "check",
     "execute",
     "is_transductive",

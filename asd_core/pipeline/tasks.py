@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,12 @@ class Context:
     @cached_property
     def _facts(self) -> dict[tuple[str, ...], Any]:
         return {}
+
+    def elsewhere(self, workspace: Workspace, device: str) -> Context:
+        """The same for another node; what was read of the recordings goes along."""
+        other = replace(self, workspace=workspace, device=device)
+        other._facts.update(self._facts)
+        return other
 
     def fingerprint(self, machine: str, split: str) -> str:
         """Digest of the ids and contents of a machine's clips; read once."""

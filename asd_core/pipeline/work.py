@@ -302,6 +302,7 @@ _WORK = {
     "score": _score,
     "run": _run,
 }
+KINDS = tuple(_WORK)
 TOGETHER = ("generator", "judge", "train")  # what several processes do side by side, the others wait for
 
 

@@ -225,3 +225,27 @@ def test_the_log_is_filtered(open_app, full):
     app.text_input(key="log_text_one").set_value("sign").run()
     assert "WARNING  a first sign" in [block.value for block in app.code]
     assert not app.exception
+
+
+def test_a_cluster_is_offered_where_one_is_configured(open_app, full, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert "cluster" not in [one.key for one in open_app(full, "train", data="workshop").segmented_control]
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    app = open_app(full, "train", data="workshop", system="logmel-knn")
+    where = app.segmented_control(key="cluster")
+    assert [one.replace("\\", "") for one in where.options] == ["This computer", "Ray cluster at head:6379"]
+    assert "--engine" not in "".join(one.value for one in app.code), "this computer, if nothing is said"
+    where.set_value("head:6379").run()
+    assert "--engine ray --address head:6379" in "".join(one.value for one in app.code)
+    app.button(key="train").click().run()
+    assert not app.exception
+    (job,) = jobs.list_jobs(full.jobs)
+    jobs.cancel(job.folder, force=True)
+    assert job.title.endswith("on head:6379")
+    place = job.arguments.index("--engine")
+    assert job.arguments[place : place + 4] == ("--engine", "ray", "--address", "head:6379")
+    with pytest.raises(api.AsdError, match="not at elsewhere:1"):
+        api.start_training(full, "logmel-knn", "workshop", cluster="elsewhere:1")
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head")
+    app = open_app(full, "train", data="workshop")
+    assert "running Ray cluster" in "".join(one.value for one in app.error)

@@ -202,12 +202,17 @@ def described(name: str, profile: str = "full") -> dict:
         ("tsz-sera", "full", {"attribute_usage": "auxiliary heads (spd, pro, car, grit)", "data_augmentation": None}),
         (
             "neu-2",
-            "quick",  # trained before on the clips at hand
+            "quick",
             {
-                "attribute_usage": "classes of the training",
-                "data_augmentation": "mixup, SpecAugment, SMOTE",
-                "external_data_usage": None,
+                "attribute_usage": None,
+                "data_augmentation": "mixup, SMOTE",
+                "external_data_usage": "pre-trained: studio_mini, on simulated machines only",
             },
+        ),
+        (
+            "unis-1",
+            "quick",  # trained before on the clips at hand
+            {"attribute_usage": "classes of the training", "external_data_usage": None},
         ),
         ("logmel-maha", "full", {"data_augmentation": None, "attribute_usage": None, "aggregation_method": None}),
     ],

@@ -164,7 +164,8 @@ def test_the_catalogue_as_it_is() -> None:
 
 
 def test_every_checkpoint_that_a_system_names_is_known() -> None:
-    assert set(weights.used_by()) <= set(weights.catalogue())
+    assert set(weights.used_by()) <= {*weights.catalogue(), *weights.embedded()}
+    assert not set(weights.catalogue()) & set(weights.embedded())
 
 
 def test_users_are_told_from_systems_and_their_variants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +228,7 @@ def test_paths_and_unknown_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert weights.locate(str(tmp_path / "own.pt")) == tmp_path / "own.pt"
     monkeypatch.chdir(tmp_path)
     assert weights.locate("own.pt") == tmp_path / "own.pt"
-    with pytest.raises(AsdError, match=r"no checkpoint file /.*other\.pt.*or one of: beats_iter3"):
+    with pytest.raises(AsdError, match=r"no checkpoint file /.*other\.pt.*or one of: studio_mini, beats_iter3"):
         weights.locate("other.pt")
     with pytest.raises(AsdError, match=r'no checkpoint "beats_iter4".*Did you mean "beats_iter3"'):
         weights.locate("beats_iter4")

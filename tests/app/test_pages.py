@@ -1,11 +1,13 @@
 """Every page in every state a workspace can be in: it says what is so and what to do, never a traceback."""
 
+import gc
 import shutil
 import time
 import zipfile
 
 import numpy as np
 import pytest
+import streamlit as st
 import yaml
 
 from asd_core import api, jobs, tuning
@@ -410,3 +412,15 @@ def test_authors_come_and_go_and_one_is_corresponding(open_app, full):
     app.button(key="remove_1").click().run()
     assert "Byron_LU_task2_1" in texts(app)
     assert not app.radio
+
+
+def test_the_collector_is_spared_once_per_page(open_app, full):
+    """What is frozen is never collected, so it must not be done at every click."""
+    gc.unfreeze()
+    st.cache_resource.clear()
+    app = open_app(full, "results")
+    frozen = gc.get_freeze_count()
+    assert frozen > 0
+    app.button(key="next").click().run()
+    assert gc.get_freeze_count() <= frozen
+    gc.unfreeze()

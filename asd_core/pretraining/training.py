@@ -70,7 +70,8 @@ def pretrain(recipe: Recipe, folder: Path, output: Path, device: str = "auto", p
             device=device,
             progress=rater,
         )
-        rater.rate(len(history.losses))
+        if not rater.rates or rater.rates[-1]["step"] < len(history.losses):
+            rater.rate(len(history.losses))
     payload = encoded(trunk, recipe.architecture)
     write_bytes(output, payload)
     about = hashlib.sha256(payload).hexdigest()

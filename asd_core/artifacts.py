@@ -24,6 +24,7 @@ import json
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,7 +32,7 @@ from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from zipfile import BadZipFile
 
 import numpy as np
@@ -39,7 +40,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from asd_core import __version__
-from asd_core.files import read_json, write_json, write_with
+from asd_core.files import read_json, replacing, write_json, write_with
 from asd_core.types import AsdError, EmbeddingSet, Evidence, Grid
 
 RECORDED_PACKAGES = (
@@ -87,6 +88,11 @@ class Workspace:
     @property
     def cache(self) -> Path:
         return self.root / "cache"
+
+    @property
+    def fingerprints(self) -> Path:
+        """What `data.manifest.fingerprint` remembers."""
+        return self.cache / "fingerprints"
 
     def run_ids(self) -> list[str]:
         """Finished runs, newest first."""
@@ -176,9 +182,8 @@ def begin(folder: Path) -> None:
 def finish(folder: Path, **facts: Any) -> None:
     """Declare a folder complete: the record of how it was made and of what it holds, written last. Hidden files, such
     as checkpoints, served the work and go."""
-    packages = {name: version(name) for name in RECORDED_PACKAGES}
     files = {path.name: path.stat().st_size for path in folder.iterdir() if not path.name.startswith(".")}
-    meta = {"created": time.time(), "asd_studio": __version__, "git": git_commit(), "packages": packages}
+    meta = {"created": time.time(), "asd_studio": __version__, "git": git_commit(), "packages": package_versions()}
     write_json(folder / "meta.json", meta | {"files": files} | facts)
     remove_hidden(folder)
 
@@ -198,6 +203,12 @@ def is_done(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in files.items())
     except (OSError, ValueError, KeyError):
         return False
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Of `RECORDED_PACKAGES`; each is a file that is read once, not once per task."""
+    return {name: version(name) for name in RECORDED_PACKAGES}
 
 
 @cache
@@ -235,27 +246,90 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise AsdError(f"{path} cannot be read safely ({error}). Delete it and repeat the command.") from error
 
 
-def write_embeddings(path: Path, embeddings: EmbeddingSet) -> None:
-    """Patches go into a file of their own beside `path`, of which reading loads only what is used."""
+class RowFile:
+    """Patches or bands (N, …) of N clips, written clip by clip into an open .npy file, so that no more than one of them
+    is in memory. Of rows (T, …) of different length, the longest so far sets T; beyond a clip's end are zeros.
+    """
+
+    def __init__(self, file: BinaryIO, count: int) -> None:
+        self.file, self.count, self.written = file, count, 0
+
+    def append(self, row: np.ndarray) -> None:
+        """(T, …) of the next clip; the first one's type is that of all."""
+        if not self.written:
+            self.dtype = row.dtype
+            self._begin(row.shape)
+        elif len(row) > self.shape[0]:
+            self._begin_longer(row.shape)
+        self._write(row)
+        self.written += 1
+
+    def _begin(self, shape: tuple[int, ...]) -> None:
+        self.shape: tuple[int, ...] = shape
+        self.file.seek(0)
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *shape)}
+        np.lib.format.write_array_header_1_0(self.file, header)
+        self.start = self.file.tell()
+
+    def _begin_longer(self, shape: tuple[int, ...]) -> None:
+        """Write all rows again, now of this shape. Seldom: a machine's clips are alike."""
+        short, size = self.shape, self.dtype.itemsize * int(np.prod(self.shape))
+        with tempfile.TemporaryFile(dir=Path(self.file.name).parent) as before:
+            self.file.seek(self.start)
+            shutil.copyfileobj(self.file, before)
+            before.seek(0)
+            self._begin(shape)
+            for _ in range(self.written):
+                self._write(np.frombuffer(before.read(size), self.dtype).reshape(short))
+
+    def _write(self, row: np.ndarray) -> None:
+        whole = np.zeros(self.shape, self.dtype)
+        whole[: len(row)] = row
+        self.file.write(whole.data)
+
+
+@contextmanager
+def writing_rows(path: Path, count: int) -> Iterator[RowFile]:
+    """The `RowFile` of embeddings that `path` will name: there once all rows are written, else not at all."""
+    with replacing(rows_file(path)) as temporary, temporary.open("w+b") as file:
+        yield RowFile(file, count)
+
+
+def read_rows(path: Path) -> np.ndarray:
+    """(N, …) patches or bands of the embeddings that `path` names, of which only what is used will be loaded."""
+    file = rows_file(path)
+    try:
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except UNREADABLE as error:
+        raise AsdError(f"{file} cannot be read safely ({error}). Delete its folder.") from error
+
+
+def rows_file(path: Path) -> Path:
+    return path.with_suffix(".npy")
+
+
+def write_embeddings(path: Path, embeddings: EmbeddingSet, with_rows: bool = True) -> None:
+    """Patches and bands go into a file of their own beside `path`, of which reading loads only what is used.
+
+    Args:
+        with_rows: False where that file is there already, see `writing_rows`
+    """
     e = embeddings
     words = {name: getattr(e, name).astype("U") for name in ("clip_ids", "sections", "domains")}
     more = {name: value for name in ("attributes", "steps") if (value := getattr(e, name)) is not None}
     if e.grid is not None:
         more |= {"step": np.array(e.grid.step), "edges": np.array(e.grid.edges)}
-    if e.x.ndim > 2:
-        write_with(path.with_suffix(".npy"), lambda file: np.save(file, e.x))
-    else:
+    if e.x.ndim == 2:
         more["x"] = e.x
+    elif with_rows:
+        write_with(rows_file(path), lambda file: np.save(file, e.x))
     write_arrays(path, **words, **more)
 
 
 def read_embeddings(path: Path) -> EmbeddingSet:
     stored: dict[str, Any] = {**read_arrays(path)}
     if "x" not in stored:
-        try:
-            stored["x"] = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except UNREADABLE as error:
-            raise AsdError(f"{path.with_suffix('.npy')} cannot be read safely ({error}). Delete its folder.") from error
+        stored["x"] = read_rows(path)
     if "edges" in stored:
         stored["grid"] = Grid(float(stored.pop("step")), tuple(stored.pop("edges").tolist()))
     return EmbeddingSet(**stored)

@@ -95,10 +95,11 @@ class EmbeddingSet:
     def __len__(self) -> int:
         return len(self.clip_ids)
 
-    def __getitem__(self, rows: np.ndarray) -> EmbeddingSet:
-        """The rows picked by an index or boolean array."""
-        if isinstance(rows, np.ndarray) and rows.dtype == bool and rows.all():
-            return self  # patches are large
+    def __getitem__(self, rows: np.ndarray | slice) -> EmbeddingSet:
+        """The rows picked by a slice, an index or a boolean array; consecutive ones are not copied: patches are large."""
+        if isinstance(rows, np.ndarray) and rows.dtype == bool and rows.any():
+            run = slice(int(rows.argmax()), len(rows) - int(rows[::-1].argmax()))
+            rows = run if rows[run].all() else rows
         attributes, steps = (None if part is None else part[rows] for part in (self.attributes, self.steps))
         own = self.x[rows], self.clip_ids[rows], self.sections[rows], self.domains[rows]
         return EmbeddingSet(*own, attributes, steps, self.grid)

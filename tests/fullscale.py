@@ -38,8 +38,11 @@ def build(folder: Path, seconds: float = SECONDS) -> Workspace:
     data = scan(sounds, "fullscale", "simulated")
     about = {"name": data.name, "kind": data.kind, "root": str(data.root)}
     write_json(workspace.dataset(data.name) / "dataset.json", about)
-    cache = workspace.cache / "fingerprints.json"
-    prints = [fingerprint(data.of(machine, split), cache) for machine in data.machines for split in (TRAIN, TEST)]
+    prints = [
+        fingerprint(data.of(machine, split), workspace.fingerprints)
+        for machine in data.machines
+        for split in (TRAIN, TEST)
+    ]
     for name, strength in SYSTEMS.items():
         _run(workspace, data, name, strength, digest(prints), rng)
     return workspace

@@ -120,8 +120,8 @@ def current_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]
     Raises:
         AsdError: unknown data set or machine, or the folder is gone.
     """
-    cache = workspace.cache / "fingerprints.json"
-    known = cache.stat().st_mtime_ns if cache.is_file() else 0
+    cache = workspace.fingerprints
+    known = cache.stat().st_mtime_ns if cache.is_dir() else 0
     return _fingerprint(workspace, data, tuple(machines), files_stamp(workspace, data), known)
 
 

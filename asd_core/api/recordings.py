@@ -297,7 +297,7 @@ def _by_id(data: DataSet) -> _Clips:
 
 def known_fingerprint(workspace: Workspace, data: str, machines: Sequence[str]) -> str:
     """The fingerprint of these machines' clips, or "" if the command line has not read some file as it is now."""
-    found, cache = data_set(workspace, data), workspace.cache / "fingerprints.json"
+    found, cache = data_set(workspace, data), workspace.fingerprints
     if not all(is_fingerprinted(found.of(machine), cache) for machine in machines):
         return ""
     return digest([fingerprint(found.of(machine, split), cache) for machine in machines for split in (TRAIN, TEST)])

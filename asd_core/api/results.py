@@ -93,7 +93,7 @@ def leaderboard(workspace: Workspace) -> pd.DataFrame:
     finished = runs(workspace)
     board = analysis.leaderboard(finished, analysis.published())
     machines = sorted({machine for run in finished for machine in run.record["machines"]} & set(board))
-    board["measured"] = board[machines].notna().sum(axis=1) if machines else 0
+    board = board.assign(measured=board[machines].notna().sum(axis=1) if machines else 0)
     return board.sort_values("measured", ascending=False, kind="stable").reset_index(drop=True)
 
 

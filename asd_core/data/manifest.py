@@ -11,9 +11,9 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -266,25 +266,46 @@ def class_of(clip: Clip, fields: Sequence[str], channel: str = "near") -> str:
 
 
 def fingerprint(clips: Iterable[Clip], cache: Path) -> str:
-    """A digest of the clips' ids and contents. Contents are read once per (path, size, mtime, ctime)."""
-    known = _known_contents(cache)
-    seen = dict(known)
+    """A digest of the clips' ids and contents. Contents are read once per (path, size, mtime, ctime).
+
+    Args:
+        cache: folder with what is known of each folder of recordings, in a file of its own: of a hundred machines, one
+            that changes does not rewrite what is known of the others
+    """
     rows = []
-    for clip in clips:
-        stamp = _stamp(clip.path)
-        entry = seen.get(str(clip.path))
-        if not entry or entry[:-1] != stamp:
-            entry = seen[str(clip.path)] = [*stamp, file_digest(clip.path)]
-        rows.append((clip.clip_id, entry[-1]))
-    if seen != known:
-        write_json(cache, seen)
+    for folder, own in _by_folder(clips).items():
+        file = _known_file(folder, cache)
+        known = _known_contents(file)
+        seen = dict(known)
+        for clip in own:
+            stamp = _stamp(clip.path)
+            entry = seen.get(clip.path.name)
+            if not entry or entry[:-1] != stamp:
+                entry = seen[clip.path.name] = [*stamp, file_digest(clip.path)]
+            rows.append((clip.clip_id, entry[-1]))
+        if seen != known:
+            write_json(file, seen)
     return digest(sorted(rows))
 
 
 def is_fingerprinted(clips: Iterable[Clip], cache: Path) -> bool:
     """Whether `fingerprint` could answer without reading a recording."""
-    known = _known_contents(cache)
-    return all(known.get(str(clip.path), [])[:-1] == _stamp(clip.path) for clip in clips)
+    for folder, own in _by_folder(clips).items():
+        known = _known_contents(_known_file(folder, cache))
+        if any(known.get(clip.path.name, [])[:-1] != _stamp(clip.path) for clip in own):
+            return False
+    return True
+
+
+def _by_folder(clips: Iterable[Clip]) -> dict[Path, list[Clip]]:
+    found: dict[Path, list[Clip]] = {}
+    for clip in clips:
+        found.setdefault(clip.path.parent, []).append(clip)
+    return found
+
+
+def _known_file(folder: Path, cache: Path) -> Path:
+    return cache / f"{digest(str(folder))}.json"
 
 
 def _stamp(path: Path) -> list[int]:
@@ -292,16 +313,10 @@ def _stamp(path: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]  # ctime: a changed file may keep the other two
 
 
-def _known_contents(cache: Path) -> Mapping[str, list[Any]]:
-    """What `fingerprint` remembers: path → size, mtime, ctime, digest. A damaged cache is an empty one."""
+def _known_contents(file: Path) -> dict[str, list[Any]]:
+    """What `fingerprint` remembers of a folder: file name → size, mtime, ctime, digest. A damaged file is an empty one."""
     try:
-        return _read_contents(cache, *_stamp(cache))
+        known = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-
-
-@lru_cache(maxsize=2)
-def _read_contents(cache: Path, *stamp: int) -> Mapping[str, list[Any]]:
-    """Read once as long as the file stays: the app asks at every click, and at 14,400 clips it is 2 MB."""
-    known = json.loads(cache.read_text(encoding="utf-8"))
     return known if isinstance(known, dict) else {}

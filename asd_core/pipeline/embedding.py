@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from asd_core.artifacts import RowFile, read_rows, writing_rows
 from asd_core.data.manifest import attribute_text
 from asd_core.data.stream import stream
 from asd_core.files import read_json
-from asd_core.pipeline.tasks import VIEW_ITSELF
+from asd_core.pipeline.tasks import VIEW_ITSELF, embeddings_file
 from asd_core.types import Clip, EmbeddingSet, Progress, no_progress
 from asd_core.views import VIEWS
 
@@ -27,39 +29,73 @@ def embed(
     title: str = "embed",
 ) -> dict[str, EmbeddingSet]:
     """Views of clips, through the trained encoder in folder `trained` if there is one; by output, "view" without."""
+    return embed_parts({"": clips}, view_spec, trained, outputs, device, bf16, progress, title)[""]
+
+
+def embed_parts(
+    parts: Mapping[str, Sequence[Clip]],
+    view_spec: dict[str, Any],
+    trained: Path | None,
+    outputs: Sequence[str] = (),
+    device: str = "auto",
+    bf16: bool = False,
+    progress: Progress = no_progress,
+    title: str = "embed",
+    folder: Path | None = None,
+) -> dict[str, dict[str, EmbeddingSet]]:
+    """As `embed`, of several parts in one pass; by part and output.
+
+    Args:
+        parts: each of one clip or more
+        folder: patches and bands are written there as they come, into the files of `embeddings_file`, and are not held
+            in memory: of a large machine they would not fit
+    """
     view = VIEWS.create(view_spec)
-    source: Any = view
-    rows = {output: Rows(len(clips)) for output in outputs or [VIEW_ITSELF]}
+    backbone = None if trained is None else load_encoder(trained)
+    kinds = {VIEW_ITSELF: view.kind} if backbone is None else {name: backbone.kind_of(name) for name in outputs}
+    clips = [(part, clip) for part, own in parts.items() for clip in own]
     done = 0
-    if trained is None:
-        for x in stream(clips, view):
-            rows[VIEW_ITSELF].append(x, view.kind)
-            done += 1
-            progress(done / len(clips), title)
-    else:
-        import torch
+    with ExitStack() as files:
+        rows = {
+            (part, output): Rows(len(own), kind, _file(folder, part, output, len(own), kind, files))
+            for part, own in parts.items()
+            for output, kind in kinds.items()
+        }
 
-        from asd_core.training import loop
+        def keep(output: str, values: Iterable[np.ndarray]) -> None:
+            for place, x in enumerate(values, start=done):
+                rows[clips[place][0], output].append(x)
 
-        source = backbone = load_encoder(trained)
-        target = loop.pick_device(device)
-        backbone.to(target)
-        with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=bf16):
-            for batch in _equal_lengths(
-                stream(clips, lambda wave: backbone.prepare(view(wave))), backbone.batch_on(target)
-            ):
-                found = backbone.embed_all(torch.from_numpy(batch).to(target), outputs)
-                for output, values in found.items():
-                    for x in values.cpu().numpy():
-                        rows[output].append(x, backbone.kind_of(output))
-                done += len(batch)
+        only = [clip for _, clip in clips]
+        if backbone is None:
+            for x in stream(only, view):
+                keep(VIEW_ITSELF, [x])
+                done += 1
                 progress(done / len(clips), title)
-    facts = [(clip.clip_id, clip.section, clip.domain, attribute_text(clip.attributes)) for clip in clips]
-    ids, sections, domains, attributes = map(np.array, zip(*facts, strict=True))
-    return {
-        output: EmbeddingSet(own.x, ids, sections, domains, attributes, own.valid_steps(), source.layout)
-        for output, own in rows.items()
-    }
+        else:
+            import torch
+
+            from asd_core.training import loop
+
+            target = loop.pick_device(device)
+            backbone.to(target)
+            with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=bf16):
+                for batch in _equal_lengths(
+                    stream(only, lambda wave: backbone.prepare(view(wave))), backbone.batch_on(target)
+                ):
+                    found = backbone.embed_all(torch.from_numpy(batch).to(target), outputs)
+                    for output, values in found.items():
+                        keep(output, values.cpu().numpy())
+                    done += len(batch)
+                    progress(done / len(clips), title)
+    layout = view.layout if backbone is None else backbone.layout
+    sets: dict[str, dict[str, EmbeddingSet]] = {part: {} for part in parts}
+    for (part, output), kept in rows.items():
+        facts = [(clip.clip_id, clip.section, clip.domain, attribute_text(clip.attributes)) for clip in parts[part]]
+        ids, sections, domains, attributes = map(np.array, zip(*facts, strict=True))
+        x = kept.x if kept.file is None or folder is None else read_rows(embeddings_file(folder, part, output))
+        sets[part][output] = EmbeddingSet(x, ids, sections, domains, attributes, kept.valid_steps(), layout)
+    return sets
 
 
 class Rows:
@@ -67,28 +103,45 @@ class Rows:
 
     Patches are kept in half precision: 1000 clips of a base encoder take 0.8 GB instead of 1.5, and cosine distances
     move by some 1e-7.
+
+    Args:
+        file: where rows go instead of memory
     """
 
     x: np.ndarray  # (N, T, …), T the steps of the longest clip so far; beyond a clip's end are zeros
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, count: int, kind: str, file: RowFile | None = None) -> None:
+        self.count, self.kind, self.file = count, kind, file
         self.steps: list[int] = []  # of each clip so far
 
-    def append(self, row: np.ndarray, kind: str) -> None:
+    def append(self, row: np.ndarray) -> None:
         """(T, …) of the next clip."""
+        row = row.astype(np.float16) if self.kind == "patches" else row
+        if self.file is not None:
+            self.file.append(row)
+        else:
+            self._place(row)
+        self.steps.append(len(row))
+
+    def _place(self, row: np.ndarray) -> None:
         if not self.steps:
-            self.x = np.zeros((self.count, *row.shape), dtype=np.float16 if kind == "patches" else row.dtype)
+            self.x = np.zeros((self.count, *row.shape), dtype=row.dtype)
         lacking = len(row) - self.x.shape[1]
         if lacking > 0:  # seldom: a machine's clips are alike
             self.x = np.pad(self.x, [(0, 0), (0, lacking), *[(0, 0)] * (self.x.ndim - 2)])
         self.x[len(self.steps), : len(row)] = row
-        self.steps.append(len(row))
 
     def valid_steps(self) -> np.ndarray | None:
         """(N,) steps of each clip; None where all clips have the same."""
         steps = np.array(self.steps)
         return None if (steps == steps[0]).all() else steps
+
+
+def _file(folder: Path | None, part: str, output: str, count: int, kind: str, files: ExitStack) -> RowFile | None:
+    """The open file of an output that is too large for memory."""
+    if folder is None or kind not in ("patches", "bands"):
+        return None
+    return files.enter_context(writing_rows(embeddings_file(folder, part, output), count))
 
 
 def load_encoder(folder: Path) -> Any:

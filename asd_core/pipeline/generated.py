@@ -40,11 +40,9 @@ def kept_tasks(options: config.Generator, context: Context, machines: Sequence[s
     from asd_core.synthesis.conditions import check_counts, find_targets
     from asd_core.views.logmel import LogMel
 
-    clips = [clip for machine in machines for clip in context.data.of(machine, TRAIN)]
-    check_counts(clips, options.targets)
-    targets = {
-        machine: find_targets([c for c in clips if c.machine == machine], options.targets) for machine in machines
-    }
+    clips = {machine: context.data.of(machine, TRAIN) for machine in machines}
+    check_counts([clip for own in clips.values() for clip in own], options.targets)
+    targets = {machine: find_targets(own, options.targets) for machine, own in clips.items()}
     if not any(targets.values()):
         return {}
     prints = [context.fingerprint(machine, TRAIN) for machine in machines]

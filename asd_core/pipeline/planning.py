@@ -166,11 +166,6 @@ def plan(
     chosen = _machines(context.data, machines)
     tasks: dict[tuple[str, str], Task] = {}
 
-    def add(task: Task) -> None:
-        for needed in task.inputs:
-            add(needed)
-        tasks.setdefault((task.kind, task.key), task)
-
     @cache
     def one_channel(machine: str, split: str) -> Clip | None:
         """The first clip without a far microphone."""
@@ -196,7 +191,8 @@ def plan(
             require_microphones(resolved)
             try_out(resolved)
         for run in runs:
-            add(run)
+            for task in [*all_inputs(run), run]:
+                tasks.setdefault((task.kind, task.key), task)
     return list(tasks.values())
 
 

@@ -49,8 +49,7 @@ class Context:
         """Digest of the ids and contents of a machine's clips; read once."""
         place = ("fingerprint", machine, split)
         if place not in self._facts:
-            cache = self.workspace.cache / "fingerprints.json"
-            self._facts[place] = fingerprint(self.data.of(machine, split), cache)
+            self._facts[place] = fingerprint(self.data.of(machine, split), self.workspace.fingerprints)
         return self._facts[place]
 
     def digest(self, path: Path) -> str:
@@ -90,9 +89,16 @@ class Task:
 
 
 def all_inputs(task: Task) -> list[Task]:
+    """All that a task is made from, inputs before what needs them, each once."""
     found: dict[tuple[str, str], Task] = {}
-    for needed in task.inputs:
-        found |= {(t.kind, t.key): t for t in [*all_inputs(needed), needed]}
+
+    def visit(one: Task) -> None:
+        for needed in one.inputs:
+            if (needed.kind, needed.key) not in found:  # a training on all machines is an input of each
+                visit(needed)
+                found[needed.kind, needed.key] = needed
+
+    visit(task)
     return list(found.values())
 
 

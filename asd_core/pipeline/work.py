@@ -27,7 +27,7 @@ from asd_core.artifacts import (
 from asd_core.config import Encoder, System, validate
 from asd_core.files import digest, read_json, write_json
 from asd_core.pipeline import generated, quality
-from asd_core.pipeline.embedding import embed, embeds_in_bf16, load_encoder
+from asd_core.pipeline.embedding import embed_parts, embeds_in_bf16, load_encoder
 from asd_core.pipeline.tasks import (
     GENERATED,
     Context,
@@ -152,16 +152,17 @@ def _train(task: Task, context: Context, folder: Path, progress: Progress) -> di
 
 
 def _embed(task: Task, context: Context, folder: Path, progress: Progress) -> dict[str, Any]:
-    clips = [*context.data.of(task.spec["machine"])]
     bank, encoder = input_of_kind(task, "screen"), input_of_kind(task, "train")
-    clips += generated.kept_clips([bank] if bank else [], context.workspace)
+    parts = {split: context.data.of(task.spec["machine"], split) for split in (TEST, TRAIN)}
+    if made := generated.kept_clips([bank] if bank else [], context.workspace):
+        parts[GENERATED] = made
     trained = encoder.folder(context.workspace) if encoder else None
     bf16 = embeds_in_bf16(trained, context.device)
-    found = embed(clips, task.spec["view"], trained, task.spec["outputs"], context.device, bf16, progress, task.title)
-    splits = np.array([GENERATED if clip.origin == "generated" else clip.split for clip in clips])
-    for output, embeddings in found.items():
-        for split in (TRAIN, TEST, *([GENERATED] if bank else [])):
-            write_embeddings(embeddings_file(folder, split, output), embeddings[splits == split])
+    view, outputs = task.spec["view"], task.spec["outputs"]
+    found = embed_parts(parts, view, trained, outputs, context.device, bf16, progress, task.title, folder)
+    for split, own in found.items():
+        for output, embeddings in own.items():
+            write_embeddings(embeddings_file(folder, split, output), embeddings, with_rows=False)
     return {"bf16": bf16}
 
 
@@ -183,7 +184,7 @@ def _score(task: Task, context: Context, folder: Path, progress: Progress) -> di
         ignore_index=True,
     )
     write_table(folder / "scores.parquet", table)
-    return {}
+    return {"notices": scored.notices}
 
 
 @dataclass(frozen=True)
@@ -194,6 +195,7 @@ class Scored:
     test: np.ndarray  # (M,)
     # by section, if the scorer can tell: evidence, test rows (M,) bool it is about, training rows (N,) bool it counts
     evidence: dict[str, tuple[Evidence, np.ndarray, np.ndarray]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
 
 
 def generated_embeddings(embedded: Path, output: str) -> EmbeddingSet | None:
@@ -219,6 +221,7 @@ def score(
         more = None if generated is None else generated[generated.sections == section]
         scorer = SCORERS.create(spec).fit(train[known], more)
         scored.training[known] = scorer.training_scores()
+        scored.notices.extend(scorer.notices_)
         if asked.any():
             scored.test[asked], evidence = scorer.judge(test[asked])
             if evidence is not None:
@@ -234,10 +237,14 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         by_machine.setdefault(scored.spec["machine"], {})[name] = scored
     tables, thresholds, tuning = {}, {}, {}
     labelled = [machine for machine in by_machine if context.data.is_labelled(machine)]
-    trained = inputs_of_kind(task, "train")
+    needed = all_inputs(task)
+    trained = [t for t in needed if t.kind == "train"]
     notices = [encoder.notice for encoder in system.encoders.values() if encoder.notice]
-    notices += [said for t in trained for said in read_json(t.folder(context.workspace) / "meta.json")["notices"]]
-    made = {t.spec["machine"]: generated.facts(t, context.workspace) for t in inputs_of_kind(task, "screen")}
+    told = {t.key: read_json(t.folder(context.workspace) / "meta.json") for t in needed}
+    notices += [said for t in trained for said in told[t.key]["notices"]]
+    for machine, branches in by_machine.items():
+        notices += [f"{machine}: {said}" for t in branches.values() for said in told[t.key].get("notices", ())]
+    made = {t.spec["machine"]: generated.facts(t, context.workspace) for t in needed if t.kind == "screen"}
     notices += generated.notices(made)
     if is_transductive(system):
         notices.append(
@@ -277,11 +284,11 @@ def _run(task: Task, context: Context, folder: Path, progress: Progress) -> dict
         "labelled": labelled,
         "transductive": is_transductive(system),
         "thresholds": thresholds,
-        "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": machine_of(t)} for t in all_inputs(task)],
+        "tasks": [{"kind": t.kind, "key": t.key, "title": t.title, "machine": machine_of(t)} for t in needed],
         "scores": {machine: {name: t.key for name, t in tasks.items()} for machine, tasks in by_machine.items()},
         "notices": sorted(set(notices)),
         "created": time.time(),
-        "seconds": sum(read_json(t.folder(context.workspace) / "meta.json")["seconds"] for t in all_inputs(task)),
+        "seconds": sum(told[t.key]["seconds"] for t in needed),
     }
     if made:
         record["generated"] = made  # by machine: clips drawn, kept, and short of what was wanted

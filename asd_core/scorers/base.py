@@ -47,6 +47,7 @@ class Scorer(ABC):
                 )
             _require_finite(self.generated_)
         self.train_ = train
+        self.notices_: list[str] = []  # what must be known of how it learnt
         self._fit(train)
         return self
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from imblearn.over_sampling import SMOTE
 
-from asd_core.scorers.banks import Bank, Metric
+from asd_core.scorers.banks import Bank, Cells, Metric
 from asd_core.scorers.base import Scorer, is_target, on_sphere, whole_clip
 from asd_core.scorers.density import Density, DensityBank
 from asd_core.types import EmbeddingSet, Evidence
@@ -39,6 +39,11 @@ class KNN(Scorer):
             has "ratio" with domains "min", K 16 and 9, and sums.
         density_k: K of that density; density_k_target: in a target bank of its own (default density_k).
         density_scale: "mean" or "sum" of the K distances. Sums over different K tilt the two banks against each other.
+        index: how neighbours are searched: "exact", among all clips; "ivf", in the nearest cells of an inverted file, for
+            machines of many thousand clips. Distances to what is found are exact. The recall is measured on training
+            clips and told; banks with fewer than 39 clips per cell are searched exactly, and that is told too.
+        cells: of that file; default the root of the number of clips.
+        probes: cells that are searched; all of them are the exact search.
     """
 
     name = "knn"
@@ -62,6 +67,9 @@ class KNN(Scorer):
         density_k: int = 4,
         density_k_target: int | None = None,
         density_scale: Literal["mean", "sum"] = "mean",
+        index: Literal["exact", "ivf"] = "exact",
+        cells: int | None = None,
+        probes: int = 8,
     ) -> None:
         if k < 1 or smote_k < 1 or (k_target is not None and k_target < 0):
             raise ValueError(
@@ -73,11 +81,18 @@ class KNN(Scorer):
             raise ValueError(f"density_k and density_k_target must be at least 1, got {density_k}, {density_k_target}")
         if density is not None and smote is not None:
             raise ValueError("density and smote exclude each other: synthetic rows would make their domain look dense")
+        if probes < 1 or (cells is not None and cells < 1):
+            raise ValueError(f"cells and probes must be at least 1, got {cells} and {probes}")
+        if index == "ivf" and density is not None:
+            raise ValueError(
+                "index ivf and density exclude each other: a density needs all distances; take index exact"
+            )
         self.metric, self.k, self.k_target = metric, k, k if k_target is None else k_target
         self.domains, self.standardise, self.clip_zscore, self.deviation = domains, standardise, clip_zscore, deviation
         self.smote, self.smote_k, self.smote_seed, self.smote_round = smote, smote_k, smote_seed, smote_round
         self.density, self.density_k, self.density_scale = density, density_k, density_scale
         self.density_k_target = density_k if density_k_target is None else density_k_target
+        self.cells = Cells(cells, probes) if index == "ivf" else None
         self.takes_generated = density is None  # they would make their domain look dense
 
     def _fit(self, train: EmbeddingSet) -> None:
@@ -103,6 +118,7 @@ class KNN(Scorer):
             extra = self._synthetic(np.ones(len(target), dtype=bool))
             self.banks_ = [bank.with_rows(extra) if (bank.rows & target).any() else bank for bank in self.banks_]
         self.banks_ = [self._with_generated(bank) for bank in self.banks_]
+        self.notices_ += [told for bank in self.banks_ if (told := bank.told())]
 
     def _with_generated(self, bank: Bank) -> Bank:
         """A bank with the generated clips of its domains."""
@@ -113,7 +129,7 @@ class KNN(Scorer):
 
     def _bank(self, rows: np.ndarray, k: int, density_k: int) -> Bank:
         if self.density is None:
-            return Bank(self.x_, rows, k, self.metric)
+            return Bank(self.x_, rows, k, self.metric, self.cells)
         return DensityBank(self.x_, rows, k, self.metric, Density(self.density, density_k, self.density_scale))
 
     def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence]:

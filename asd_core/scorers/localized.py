@@ -9,6 +9,7 @@ our choice, after PatchCore (Roth et al., CVPR 2022).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from asd_core.scorers.units import UnitBank
 from asd_core.types import SAMPLE_RATE, AsdError, EmbeddingSet, Evidence
 
 PROJECTION = 64  # dimensions in which a greedy memory is chosen
+BLOCK = 2**15  # units of a band in memory at a time; those of a block share the densities of what they match
 
 
 class Localized(Scorer):
@@ -86,34 +88,53 @@ class Localized(Scorer):
         )
         order = np.argsort(np.argsort(train.clip_ids))  # the choice does not depend on the order of the clips
         counts = self._counts(train)
+        owner, place = self._numbered(train)
+        kept = [self._kept(train, target, order, band) for band in range(train.x.shape[2])]
+        memories = [[own[clips[owner[own]]] for clips, _ in groups] for own in kept]
         self.banks_ = []  # by band: the memories, and per memory which (clip, unit) a row is
-        for band in range(train.x.shape[2]):
-            rows, owner, place = self._units(train, band)
-            kept = self._kept(rows, owner, place, target, order, band)
+        for band, units in zip(memories, self._remembered(train, memories), strict=True):
             banks = []
-            for clips, k in groups:
-                own = kept[clips[owner[kept]]]
+            for own, rows, (_, k) in zip(band, units, groups, strict=True):
                 density = None if self.density is None else Density(self.density, k, self.density_scale)
-                banks.append((UnitBank(rows[own], owner[own], density, self.metric), owner[own], place[own]))
+                banks.append((UnitBank(rows, owner[own], density, self.metric), owner[own], place[own]))
             self.banks_.append(banks)
         self.units_ = int(counts.max())
 
-    def _kept(
-        self, rows: np.ndarray, owner: np.ndarray, place: np.ndarray, target: np.ndarray, order: np.ndarray, band: int
-    ) -> np.ndarray:
+    def _remembered(self, train: EmbeddingSet, memories: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+        """The units (K, D) of each band's memories, given by their numbers (K,), which ascend."""
+        found = [[np.empty((len(own), train.x.shape[3]), dtype=np.float32) for own in band] for band in memories]
+        first = 0
+        for part in self._blocks(train):
+            for band, (wanted, kept) in enumerate(zip(memories, found, strict=True)):
+                rows, _, _ = self._units(part, band)
+                for own, units in zip(wanted, kept, strict=True):
+                    here = slice(*np.searchsorted(own, [first, first + len(rows)]))
+                    units[here] = rows[own[here] - first]
+            first += int(self._counts(part).sum())
+        return found
+
+    def _kept(self, train: EmbeddingSet, target: np.ndarray, order: np.ndarray, band: int) -> np.ndarray:
         """Numbers of the units that are remembered: all of the target domain and `memory` of the source."""
+        owner, place = self._numbered(train)
         of_target = target[owner]
         source = np.flatnonzero(~of_target)
         if self.memory is not None and len(source) > self.memory:
             source = source[np.lexsort((place[source], order[owner[source]]))]
             random = np.random.default_rng([self.seed, band])
-            pick = (
-                spread(rows[source], self.memory, random)
-                if self.choice == "greedy"
-                else random.choice(len(source), self.memory, replace=False)
-            )
-            source = source[pick]
+            if self.choice == "greedy":
+                source = source[spread(self._projected(train, band, random)[source], self.memory)]
+            else:
+                source = source[random.choice(len(source), self.memory, replace=False)]
         return np.sort(np.concatenate([source, np.flatnonzero(of_target)]))
+
+    def _projected(self, train: EmbeddingSet, band: int, random: np.random.Generator) -> np.ndarray:
+        """All units of a band (R, D) in few dimensions, (R, PROJECTION), in which distances nearly stay."""
+        dimensions = train.x.shape[3]
+        blocks = (self._units(part, band)[0] for part in self._blocks(train))
+        if dimensions <= PROJECTION:
+            return np.concatenate(list(blocks))
+        to = (random.standard_normal((dimensions, PROJECTION)) / math.sqrt(PROJECTION)).astype(np.float32)
+        return np.concatenate([rows @ to for rows in blocks])
 
     def _judge(self, test: EmbeddingSet) -> tuple[np.ndarray, Evidence]:
         if test.x.shape[2:] != self.train_.x.shape[2:]:
@@ -135,19 +156,22 @@ class Localized(Scorer):
         shape = (len(clips), int(self._counts(clips).max()), clips.x.shape[2])
         values = np.full(shape, np.nan)
         clip, unit = np.full(shape, -1, dtype=np.int32), np.zeros(shape, dtype=np.int32)
-        for band, banks in enumerate(self.banks_):
-            rows, owner, place = self._units(clips, band)
-            found = [bank.match(rows, owner if left_out else None) for bank, _, _ in banks]
-            scores = np.stack([score for score, _ in found])
-            nearer = scores.argmin(axis=0)
-            best = np.take_along_axis(scores, nearer[None], axis=0)[0]
-            values[owner, place, band] = np.where(
-                np.isfinite(best), best, 0.0
-            )  # an only clip has nothing to differ from
-            owners = np.stack([whose[index] for (_, whose, _), (_, index) in zip(banks, found, strict=True)])
-            places = np.stack([where[index] for (_, _, where), (_, index) in zip(banks, found, strict=True)])
-            clip[owner, place, band] = np.take_along_axis(owners, nearer[None], axis=0)[0]
-            unit[owner, place, band] = np.take_along_axis(places, nearer[None], axis=0)[0]
+        first = 0
+        for part in self._blocks(clips):
+            for band, banks in enumerate(self.banks_):
+                rows, owner, place = self._units(part, band)
+                owner += first
+                found = [bank.match(rows, owner if left_out else None) for bank, _, _ in banks]
+                scores = np.stack([score for score, _ in found])
+                nearer = scores.argmin(axis=0)
+                best = np.take_along_axis(scores, nearer[None], axis=0)[0]
+                best[~np.isfinite(best)] = 0.0  # an only clip has nothing to differ from
+                values[owner, place, band] = best
+                owners = np.stack([whose[index] for (_, whose, _), (_, index) in zip(banks, found, strict=True)])
+                places = np.stack([where[index] for (_, _, where), (_, index) in zip(banks, found, strict=True)])
+                clip[owner, place, band] = np.take_along_axis(owners, nearer[None], axis=0)[0]
+                unit[owner, place, band] = np.take_along_axis(places, nearer[None], axis=0)[0]
+            first += len(part)
         return values, clip, unit
 
     def _aggregated(self, values: np.ndarray) -> np.ndarray:
@@ -168,10 +192,25 @@ class Localized(Scorer):
         """(N,) time steps of each clip."""
         return np.full(len(clips), clips.x.shape[1]) if clips.steps is None else clips.steps
 
+    def _blocks(self, clips: EmbeddingSet) -> Iterator[EmbeddingSet]:
+        """The clips in parts with few enough units: patches of many clips are larger than the memory."""
+        ends = np.cumsum(self._counts(clips))
+        first = 0
+        while first < len(clips):
+            before = ends[first - 1] if first else 0
+            last = max(first + 1, int(np.searchsorted(ends, before + BLOCK, side="right")))
+            yield clips[first:last]
+            first = last
+
+    def _numbered(self, clips: EmbeddingSet) -> tuple[np.ndarray, np.ndarray]:
+        """(R,) whose each unit is, (R,) which of its units."""
+        counts = self._counts(clips)
+        return np.nonzero(np.arange(counts.max()) < counts[:, None])  # type: ignore[return-value]
+
     def _units(self, clips: EmbeddingSet, band: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Units of one band of all clips: (R, D) rows, (R,) whose they are, (R,) which of its units."""
         counts, steps = self._counts(clips), self._steps(clips)
-        owner, place = np.nonzero(np.arange(counts.max()) < counts[:, None])
+        owner, place = self._numbered(clips)
         rows = np.zeros((len(owner), clips.x.shape[3]), dtype=np.float32)
         parts = np.split(rows, np.cumsum(counts)[:-1])
         for clip, (units, heard) in enumerate(zip(parts, steps, strict=True)):  # one by one they stay in the cache
@@ -186,10 +225,8 @@ class Localized(Scorer):
         return rows, owner, place
 
 
-def spread(x: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+def spread(x: np.ndarray, count: int) -> np.ndarray:
     """Numbers of `count` rows (N, D), each the farthest from those chosen before it (greedy k-centre)."""
-    if x.shape[1] > PROJECTION:
-        x = x @ (random.standard_normal((x.shape[1], PROJECTION)) / math.sqrt(PROJECTION)).astype(np.float32)
     squares = np.einsum("nd,nd->n", x, x)
     chosen = np.empty(count, dtype=int)
     chosen[0] = np.argmin(squares - 2 * x @ x.mean(axis=0))  # nearest to the mean

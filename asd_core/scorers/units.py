@@ -12,7 +12,6 @@ from asd_core.scorers.banks import Metric, pair_distances
 from asd_core.scorers.density import FLOOR, Density
 
 SPARE = 4  # candidates beyond those needed, so that rounding in the search does not decide
-BLOCK = 128  # pairs of rows measured at a time: they stay in the cache
 SAMPLE = 512  # rows that the usual density is taken from
 
 
@@ -163,8 +162,4 @@ class UnitBank:
 
     def _measured(self, x: np.ndarray, index: np.ndarray) -> np.ndarray:
         """(Q, L) distances of x (Q, D) to rows `index` (Q, L), in double precision."""
-        distance = np.empty(index.shape)
-        for first in range(0, len(x), BLOCK):
-            part = slice(first, first + BLOCK)
-            distance[part] = pair_distances(x[part], self.units, index[part], self.metric)
-        return distance
+        return pair_distances(x, self.units, index, self.metric)

@@ -55,8 +55,11 @@ def add_run(
     tuned: Tuning | None = None,
 ) -> str:
     rng = np.random.default_rng(len(system) + 100 * seed)
-    cache = workspace.cache / "fingerprints.json"
-    prints = [fingerprint(data.of(machine, split), cache) for machine in data.machines for split in (TRAIN, TEST)]
+    prints = [
+        fingerprint(data.of(machine, split), workspace.fingerprints)
+        for machine in data.machines
+        for split in (TRAIN, TEST)
+    ]
     rows = []
     for clip in data.clips:
         truth = data.truth.get(clip.clip_id)

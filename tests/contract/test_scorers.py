@@ -27,6 +27,7 @@ VARIANTS = [
         "density_scale": "sum",
     },
     {"name": "knn", "metric": "chord", "domains": "zscore", "density": "matched"},
+    {"name": "knn", "index": "ivf", "cells": 1, "smote": 0.5},
     {"name": "gmm", "normalise": False},
     {"name": "kmeans", "metric": "euclidean", "target_clips": True},
     {"name": "mahalanobis", "standardise": True},

@@ -1,8 +1,10 @@
 """Embeddings on disk: nothing is lost, nothing unsafe is read, and patches stay there until they are used."""
 
 import dataclasses
+import errno
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 import soundfile
 
 from asd_core import config
-from asd_core.artifacts import MIXED, Run, how_again, read_embeddings, write_embeddings
+from asd_core.artifacts import MIXED, Run, how_again, read_embeddings, read_rows, write_embeddings, writing_rows
 from asd_core.files import write_text
-from asd_core.pipeline.embedding import Rows, embed
+from asd_core.pipeline.embedding import Rows, embed, embed_parts
+from asd_core.pipeline.tasks import embeddings_file
 from asd_core.scorers.localized import Localized
 from asd_core.types import SAMPLE_RATE, AsdError, Clip, EmbeddingSet, Grid
 
@@ -55,6 +58,17 @@ def test_round_trip(tmp_path, kind, more):
     assert_same(given, found)
     assert isinstance(found.x, np.memmap) == (kind != "vector")
     assert_same(given[np.array([3, 0])], found[np.array([3, 0])])
+
+
+def test_consecutive_rows_are_not_copied():
+    given = embeddings("patches", n=6, steps=np.array([9, 3, 9, 1, 7, 2]))
+    for rows in (slice(1, 4), np.array([False, True, True, True, False, False])):
+        found = given[rows]
+        assert_same(found, given[np.array([1, 2, 3])])
+        assert np.shares_memory(found.x, given.x)
+    scattered = np.array([True, False, True, False, False, False])
+    assert_same(given[scattered], given[np.array([0, 2])])
+    assert len(given[np.zeros(6, dtype=bool)]) == 0
 
 
 def test_a_run_is_made_again_by_its_system_and_a_fusion_from_its_file(tmp_path):
@@ -158,13 +172,17 @@ def test_reading_a_gigabyte_of_patches_does_not_load_it(tmp_path):
 # ---------------------------------------------------------------- how they come together
 
 
-def test_clips_of_different_length_in_one_machine(tmp_path):
-    seconds, clips = [1.0, 2.5, 0.7], []
-    rng = np.random.default_rng(0)
+def recorded(folder, *seconds) -> list[Clip]:
+    clips, rng = [], np.random.default_rng(0)
     for i, length in enumerate(seconds):
-        path = tmp_path / f"{i}.wav"
+        path = folder / f"{i}.wav"
         soundfile.write(path, 0.1 * rng.normal(size=(round(length * SAMPLE_RATE), 2)), SAMPLE_RATE)
         clips.append(Clip(f"fan/train/{i}.wav", path, "fan", "train", "00", "source"))
+    return clips
+
+
+def test_clips_of_different_length_in_one_machine(tmp_path):
+    clips = recorded(tmp_path, 1.0, 2.5, 0.7)
     view = {"name": "logmel_patches"}
     found = embed(clips, view, None)["view"]
     alone = [embed([clip], view, None)["view"] for clip in clips]
@@ -181,26 +199,67 @@ def test_clips_of_different_length_in_one_machine(tmp_path):
     assert_same(read_embeddings(tmp_path / "e.npz"), found)
 
 
+@pytest.mark.parametrize("seconds", [(0.7, 1.0, 2.5, 1.0), (1.0, 1.0, 1.0)], ids=["longer and longer", "alike"])
+def test_patches_that_are_written_as_they_come_are_the_same(tmp_path, seconds):
+    clips = recorded(tmp_path, *seconds)
+    view = {"name": "logmel_patches"}
+    parts = {"train": clips[:1], "test": clips[1:]}
+    written = embed_parts(parts, view, None, folder=tmp_path / "task")
+    for part, own in parts.items():
+        held = embed(own, view, None)["view"]
+        found = written[part]["view"]
+        assert isinstance(found.x, np.memmap)
+        assert_same(found, held)
+        path = embeddings_file(tmp_path / "task", part, "view")
+        write_embeddings(path, found, with_rows=False)
+        assert_same(read_embeddings(path), held)
+
+
+def test_nothing_is_left_of_patches_that_could_not_be_written(tmp_path):
+    def write() -> None:
+        with writing_rows(tmp_path / "e.npz", 3) as rows:
+            rows.append(np.ones((4, 2), dtype=np.float16))
+            rows.append(np.ones((6, 2), dtype=np.float16))
+            raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(AsdError, match="The disk is full"):
+        write()
+    assert not list(tmp_path.iterdir())
+
+
+def test_patches_of_many_clips_take_no_memory(tmp_path):
+    row = np.ones((62, 8, 96), dtype=np.float32)
+    tracemalloc.start()
+    try:
+        with writing_rows(tmp_path / "e.npz", 300) as file:
+            rows = Rows(300, "patches", file)
+            for _ in range(300):
+                rows.append(row)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * row.nbytes
+    assert read_rows(tmp_path / "e.npz").shape == (300, *row.shape)
+
+
 @pytest.mark.parametrize(("kind", "dtype"), [("vector", np.float32), ("bands", np.float32), ("patches", np.float16)])
 def test_rows_are_what_was_appended(kind, dtype):
     given = np.random.default_rng(0).normal(size=(7, *SHAPES[kind])).astype(np.float32)
-    rows = Rows(7)
+    rows = Rows(7, kind)
     for row in given:
-        rows.append(row, kind)
+        rows.append(row)
     assert rows.x.dtype == dtype
     np.testing.assert_array_equal(rows.x, given.astype(dtype))
     assert rows.valid_steps() is None
 
 
 def test_patches_are_in_memory_once():
-    import tracemalloc
-
     row = np.ones((62, 8, 96), dtype=np.float32)
     tracemalloc.start()
     try:
-        rows = Rows(200)
+        rows = Rows(200, "patches")
         for _ in range(200):
-            rows.append(row, "patches")
+            rows.append(row)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

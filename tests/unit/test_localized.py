@@ -1,9 +1,12 @@
 """Units, their memories and densities, against brute force."""
 
+import dataclasses
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from asd_core.scorers import units
+from asd_core.scorers import banks, localized
 from asd_core.scorers.localized import Localized, spread
 from asd_core.types import AsdError, EmbeddingSet, Grid
 from tests.contract.test_scorers import make, unknown
@@ -188,18 +191,44 @@ def test_half_precision_patches():
 
 
 @pytest.mark.parametrize("mode", [None, "matched", "ratio"])
-def test_blocks_do_not_matter(monkeypatch, mode):
+@pytest.mark.parametrize("choice", ["random", "greedy"])
+def test_blocks_do_not_matter(monkeypatch, mode, choice):
     train, test = patches(12, 4), unknown(patches(6, 0, 1).x)
-    whole = Localized(density=mode).fit(train).score(test)
-    monkeypatch.setattr(units, "BLOCK", 3)
-    np.testing.assert_array_equal(Localized(density=mode).fit(train).score(test), whole)
+    train = dataclasses.replace(train, steps=np.arange(16) % 7 + 5)
+
+    def found() -> list[np.ndarray]:
+        scorer = Localized(density=mode, domains="min", memory=20, choice=choice).fit(train)
+        scores, evidence = scorer.judge(test)
+        return [scores, evidence.values, evidence.clip, evidence.unit, scorer.training_scores()]
+
+    whole = found()
+    monkeypatch.setattr(banks, "BLOCK", 3)
+    monkeypatch.setattr(localized, "BLOCK", 7)  # units: one clip at a time, or two short ones
+    for ours, expected in zip(found(), whole, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
+
+
+def test_no_more_than_a_block_of_units_is_in_memory(monkeypatch):
+    """Of eight times as many clips, only what is remembered and the scores take more."""
+    monkeypatch.setattr(localized, "BLOCK", 64)
+    peaks = []
+    for count in (40, 320):
+        train = make(count, 0, 0, 96, (32, F))
+        scorer = Localized(memory=100)
+        tracemalloc.start()
+        try:
+            scorer.fit(train).training_scores()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert train.x.nbytes > 4 * peaks[1]
+    assert peaks[1] < 2 * peaks[0]
 
 
 def test_greedy_choice_is_farthest_first():
     x = np.array([[0.0], [0.1], [1.0], [5.0], [-4.0]], dtype=np.float32)
-    random = np.random.default_rng(0)
-    assert list(spread(x, 4, random)) == [1, 3, 4, 2]
-    assert sorted(spread(np.random.default_rng(0).normal(size=(30, 70)).astype("f4"), 30, random)) == list(range(30))
+    assert list(spread(x, 4)) == [1, 3, 4, 2]
+    assert sorted(spread(np.random.default_rng(0).normal(size=(30, 70)).astype("f4"), 30)) == list(range(30))
 
 
 def test_another_shape_is_refused():

@@ -269,10 +269,10 @@ def test_fingerprint_follows_content_and_names_only(tmp_path: Path, monkeypatch:
         path.write_bytes(content)
         return Clip(f"fan/train/{name}", path, "fan", "train", "00", "source")
 
-    cache = tmp_path / "cache" / "fingerprints.json"
+    cache = tmp_path / "cache" / "fingerprints"
     a, b = clip("a.wav", b"1"), clip("b.wav", b"2")
     first = fingerprint([a, b], cache)
-    assert fingerprint([b, a], tmp_path / "other.json") == first
+    assert fingerprint([b, a], tmp_path / "other") == first
     assert fingerprint([a], cache) != first
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "file_digest", None)  # contents are known: not read again
@@ -290,7 +290,7 @@ def test_fingerprint_sees_a_change_that_keeps_size_and_time(tmp_path: Path) -> N
         while path.stat().st_ctime_ns == changed or path.stat().st_mtime_ns != 10**18:  # clocks tick in milliseconds
             os.utime(path, ns=(10**18, 10**18))
         changed = path.stat().st_ctime_ns
-        prints.append(fingerprint([clip], tmp_path / "cache.json"))
+        prints.append(fingerprint([clip], tmp_path / "cache"))
     assert prints[0] != prints[1]
 
 
@@ -298,7 +298,9 @@ def test_fingerprint_sees_a_change_that_keeps_size_and_time(tmp_path: Path) -> N
 def test_damaged_cache_of_fingerprints_is_made_anew(tmp_path: Path, damaged: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(b"1")
     clip = Clip("fan/train/a.wav", tmp_path / "a.wav", "fan", "train", "00", "source")
-    expected = fingerprint([clip], tmp_path / "good.json")
-    (tmp_path / "bad.json").write_bytes(damaged)
-    assert fingerprint([clip], tmp_path / "bad.json") == expected
-    assert (tmp_path / "bad.json").read_text() == (tmp_path / "good.json").read_text()
+    expected = fingerprint([clip], tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    good = file.read_text()
+    file.write_bytes(damaged)
+    assert fingerprint([clip], tmp_path / "cache") == expected
+    assert file.read_text() == good

@@ -20,7 +20,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util import get_node_ip_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -109,8 +109,7 @@ class _Plan:
         self.last = "waiting for a free node"
         self.running: dict[ray.ObjectRef, Task] = {}
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        beside = ray.remote(_Board).options(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)
-        self.board: Any = beside.remote()
+        self.board: Any = ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
         self.work = ray.remote(_work)
         self.shared = ray.put((context, cluster, installed(), str(weights.folder())))
 
@@ -125,6 +124,11 @@ class _Plan:
                 for one in ended:
                     self.settle(one)
             self.tell(self.last)
+        except RayActorError as error:  # the board, which is on this computer
+            raise AsdError(
+                "Ray has ended on this computer, so that nothing is heard of the tasks. Start it again (`ray start`) and "
+                "repeat the command: what is finished is kept."
+            ) from error
         except Exception:
             self.stop()
             raise

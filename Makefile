@@ -43,6 +43,7 @@ bench: $(VENV)/ready-dev ## speed and memory of the hot paths, as ratios; PEER=-
 	@$(PY) -m tests.bench
 	@$(PY) -m tests.bench_encoders $(PEER)
 	@$(PY) -m tests.bench_app
+	@$(PY) -m tests.bench_growth
 
 clean: ## caches and unfinished work; runs and trained networks stay
 	@rm -rf .pytest_cache .ruff_cache .mypy_cache .import_linter_cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,19 @@ SYSTEMS = {"logmel-knn": 0.8, "logmel-maha": 1.1, "studio-1": 1.6, "studio-2": 1
 SECONDS, DIMENSIONS, STRETCHES, BANDS = 10.0, 768, 31, 8
 
 
-def build(folder: Path, seconds: float = SECONDS) -> Workspace:
-    """Recordings in `folder`/sounds, the workspace in `folder`/workspace."""
+def build(
+    folder: Path,
+    seconds: float = SECONDS,
+    machines: Sequence[str] = MACHINES,
+    source: int = SOURCE,
+    per_group: int = PER_GROUP,
+) -> Workspace:
+    """Recordings in `folder`/sounds, the workspace in `folder`/workspace. A machine has `source` + 10 training clips, and
+    `per_group` test clips of each domain and label."""
     rng = np.random.default_rng(11)
     sounds, workspace = folder / "sounds", Workspace(folder / "workspace")
-    for number, machine in enumerate(MACHINES):
-        _record(sounds / machine, 60.0 + 25 * number, seconds, rng)
+    for number, machine in enumerate(machines):
+        _record(sounds / machine, 60.0 + 25 * number, seconds, source, per_group, rng)
     data = scan(sounds, "fullscale", "simulated")
     about = {"name": data.name, "kind": data.kind, "root": str(data.root)}
     write_json(workspace.dataset(data.name) / "dataset.json", about)
@@ -48,17 +56,17 @@ def build(folder: Path, seconds: float = SECONDS) -> Workspace:
     return workspace
 
 
-def _record(place: Path, hertz: float, seconds: float, rng: np.random.Generator) -> None:
+def _record(place: Path, hertz: float, seconds: float, source: int, per_group: int, rng: np.random.Generator) -> None:
     t = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     hum = sum(np.sin(2 * np.pi * hertz * k * t + rng.uniform(0, 6)) / k for k in range(1, 9))
     near = 0.05 * hum + 0.01 * rng.standard_normal(len(t))
-    names = [f"train/section_00_source_train_normal_{i:04d}_speed_{i % 3 + 1}.wav" for i in range(SOURCE)]
+    names = [f"train/section_00_source_train_normal_{i:04d}_speed_{i % 3 + 1}.wav" for i in range(source)]
     names += [f"train/section_00_target_train_normal_{i:04d}_speed_9.wav" for i in range(TARGET)]
     names += [
         f"test/section_00_{domain}_test_{label}_{i:04d}_speed_{speed}.wav"
         for domain, speed in (("source", 1), ("target", 9))
         for label in ("normal", "anomaly")
-        for i in range(PER_GROUP)
+        for i in range(per_group)
     ]
     audio.write(place / names[0], np.stack([near, 0.4 * near + 0.02 * rng.standard_normal(len(t))]))
     (place / TEST).mkdir()

@@ -53,7 +53,8 @@ def embed_parts(
     view = VIEWS.create(view_spec)
     backbone = None if trained is None else load_encoder(trained)
     kinds = {VIEW_ITSELF: view.kind} if backbone is None else {name: backbone.kind_of(name) for name in outputs}
-    clips = [(part, clip) for part, own in parts.items() for clip in own]
+    clips = [clip for own in parts.values() for clip in own]
+    part_of = [part for part, own in parts.items() for _ in own]
     done = 0
     with ExitStack() as files:
         rows = {
@@ -64,11 +65,10 @@ def embed_parts(
 
         def keep(output: str, values: Iterable[np.ndarray]) -> None:
             for place, x in enumerate(values, start=done):
-                rows[clips[place][0], output].append(x)
+                rows[part_of[place], output].append(x)
 
-        only = [clip for _, clip in clips]
         if backbone is None:
-            for x in stream(only, view):
+            for x in stream(clips, view):
                 keep(VIEW_ITSELF, [x])
                 done += 1
                 progress(done / len(clips), title)
@@ -81,7 +81,7 @@ def embed_parts(
             backbone.to(target)
             with torch.inference_mode(), torch.autocast(target.type, torch.bfloat16, enabled=bf16):
                 for batch in _equal_lengths(
-                    stream(only, lambda wave: backbone.prepare(view(wave))), backbone.batch_on(target)
+                    stream(clips, lambda wave: backbone.prepare(view(wave))), backbone.batch_on(target)
                 ):
                     found = backbone.embed_all(torch.from_numpy(batch).to(target), outputs)
                     for output, values in found.items():

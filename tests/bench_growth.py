@@ -334,7 +334,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    panels[0].text(0.03, 0.97, "grey: linear growth", color="0.5", transform=panels[0].transAxes, va="top")
+    panels[0].text(0.97, 0.03, "grey: linear growth", color="0.5", transform=panels[0].transAxes, ha="right")
     figure.savefig(path, dpi=150)
 
 

@@ -20,6 +20,7 @@ class Pooling(nn.Module, ABC):
     """(B, N, D) tokens → (B, out_dim), in single precision at least, whatever the autocast around it."""
 
     name: ClassVar[str]
+    by_band: ClassVar[bool] = False  # whether tokens must come as whole time steps of `BANDS` patches, in their order
     takes_cls: ClassVar[bool] = False  # whether a leading CLS token comes with the tokens; it is never padding
     out_dim: int
 
@@ -55,17 +56,17 @@ class BandMean(Pooling):
     it is heard."""
 
     name = "band_mean"
+    by_band = True
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.out_dim = BANDS * width
 
     def _pool(self, tokens: Tensor, valid: Tensor | None) -> Tensor:
-        tokens = tokens.unflatten(1, (-1, BANDS))
-        if valid is None:
-            return tokens.mean(1).flatten(1)
-        weights = valid.unflatten(1, (-1, BANDS)).to(tokens.dtype)
-        return ((tokens * weights).sum(1) / weights.sum(1)).flatten(1)
+        bands = tokens.unflatten(1, (-1, BANDS)).transpose(1, 2)  # (B, 8, T, D)
+        if valid is not None:
+            valid = valid.unflatten(1, (-1, BANDS)).transpose(1, 2).flatten(0, 1)
+        return masked_mean(bands.flatten(0, 1), valid).unflatten(0, (-1, BANDS)).flatten(1)
 
 
 class Cls(Pooling):

@@ -167,13 +167,13 @@ def test_transductive_systems_are_told(full):
 
 def test_weights_of_a_start_are_wanted_too(tmp_path, monkeypatch):
     monkeypatch.setenv("ASD_WEIGHTS", str(tmp_path))
-    system, profile = config.load_system("neu-2"), config.load_profile("quick")
+    system, profile = config.load_system("unis-1"), config.load_profile("quick")
     assert lacking_weights(system, profile) == ""
-    start = profile.encoders["beats"].start
-    started = start.model_copy(update={"backbone": config.Component(name="beats", checkpoint="beats_iter3")})
-    overlay = profile.encoders["beats"].model_copy(update={"start": start.model_copy(update={"start": started})})
-    profile = profile.model_copy(update={"encoders": {"beats": overlay}})
-    assert "BEATs_iter3.pt" in lacking_weights(system, profile)
+    start = profile.encoders["eat"].start
+    started = start.model_copy(update={"backbone": config.Component(name="eat", checkpoint="eat_base_pretrain")})
+    overlay = profile.encoders["eat"].model_copy(update={"start": start.model_copy(update={"start": started})})
+    profile = profile.model_copy(update={"encoders": {"eat": overlay}})
+    assert "EAT-base_epoch30_pretrain.safetensors" in lacking_weights(system, profile)
 
 
 def test_the_app_loads_no_learning_library(full):

@@ -165,9 +165,9 @@ def test_needs_and_changes_of_a_profile(open_app, full):
     assert states.loc["satlab-1", "generated"]
     assert states["two_microphones"].any()
     changes = api.config_changes("wistlab-1", "quick").set_index("option")
-    assert (
-        changes.loc[[name for name in changes.index if name.endswith("backbone.checkpoint")], "used"].eq("none").all()
-    )
+    checkpoints = [name for name in changes.index if name.endswith("backbone.checkpoint")]
+    assert checkpoints
+    assert changes.loc[checkpoints, "used"].eq("studio_mini").all()
     assert api.config_changes("logmel-knn", "quick").empty
     assert api.config_changes("wistlab-1", "full").empty
     assert "generated clips (made by it)" in texts(open_app(full, "train", system="satlab-1"))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from asd_core.backbones.pooling import POOLINGS
+from asd_core.backbones.pooling import BANDS, POOLINGS
 
 WIDTH, BATCH, TOKENS = 32, 4, 24
 VARIANTS = [
@@ -14,6 +14,15 @@ VARIANTS = [
     {"name": "asp", "project": False},
 ]
 LENGTHS = torch.tensor([24, 8, 17, 1])
+
+
+def step(pooling):
+    """Tokens that come or go together."""
+    return BANDS if pooling.by_band else 1
+
+
+def lengths(pooling):
+    return -(-LENGTHS // step(pooling)) * step(pooling)
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda spec: "-".join(map(str, spec.values())))
@@ -47,10 +56,10 @@ def test_padding_does_not_matter(pooling, tokens, training, filler):
     """Neither what it holds, nor to the gradients and running statistics, nor how much of it there is."""
     state = {k: v.clone() for k, v in pooling.state_dict().items()}
     results = []
-    for tail, fill in ((0, None), (9, filler)):
+    for tail, fill in ((0, None), (9 if step(pooling) == 1 else 2 * BANDS, filler)):
         pooling.load_state_dict(state)
         pooling.train(training).zero_grad()
-        valid = torch.arange(TOKENS + tail) < LENGTHS[:, None]
+        valid = torch.arange(TOKENS + tail) < lengths(pooling)[:, None]
         x = torch.cat([tokens, torch.zeros(BATCH, tail, WIDTH)], dim=1)
         if fill is not None:
             x = torch.where(valid[:, :, None], x, torch.tensor(fill))
@@ -65,8 +74,8 @@ def test_padding_does_not_matter(pooling, tokens, training, filler):
 
 def test_a_clip_in_a_padded_batch_gives_what_it_gives_alone(pooling, tokens):
     pooling.eval()
-    together = pooling(tokens, torch.arange(TOKENS) < LENGTHS[:, None])
-    alone = torch.cat([pooling(clip[None, :n]) for clip, n in zip(tokens, LENGTHS.tolist(), strict=True)])
+    together = pooling(tokens, torch.arange(TOKENS) < lengths(pooling)[:, None])
+    alone = torch.cat([pooling(clip[None, :n]) for clip, n in zip(tokens, lengths(pooling).tolist(), strict=True)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
 
 
@@ -74,8 +83,9 @@ def test_a_clip_in_a_padded_batch_gives_what_it_gives_alone(pooling, tokens):
 def test_order_of_tokens_and_clips_does_not_matter(pooling, tokens, training):
     pooling.train(training)
     first = int(pooling.takes_cls)
-    order = torch.cat([torch.arange(first), first + torch.randperm(TOKENS - first)])
-    valid = torch.arange(TOKENS) < LENGTHS[:, None]
+    steps = torch.arange(first, TOKENS).unflatten(0, (-1, step(pooling)))
+    order = torch.cat([torch.arange(first), steps[torch.randperm(len(steps))].flatten()])
+    valid = torch.arange(TOKENS) < lengths(pooling)[:, None]
     expected = pooling(tokens, valid)
     torch.testing.assert_close(pooling(tokens[:, order], valid[:, order]), expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(pooling(tokens.flip(0), valid.flip(0)).flip(0), expected, rtol=1e-4, atol=1e-5)
@@ -102,7 +112,8 @@ def test_constant_tokens_have_finite_gradients(pooling, value, training):
 @pytest.mark.parametrize("shape", [(1, TOKENS), (3, 1), (1, 1)])
 @pytest.mark.parametrize("training", [False, True])
 def test_single_clips_and_single_tokens(pooling, shape, training):
-    x = torch.randn(*shape, WIDTH, requires_grad=True)
+    clips, tokens = shape
+    x = torch.randn(clips, -(-tokens // step(pooling)) * step(pooling), WIDTH, requires_grad=True)
     out = pooling.train(training)(x)
     out.square().sum().backward()
     assert torch.isfinite(out).all()
@@ -119,8 +130,8 @@ def test_single_precision_under_autocast(pooling, tokens):
 
 def test_gradients_are_those_of_the_function(pooling, tokens):
     pooling.eval().double()
-    x = tokens[:2, :3].double().requires_grad_()
-    valid = torch.tensor([[True, True, True], [True, False, True]])
+    x = tokens[:2, : 3 * step(pooling)].double().requires_grad_()
+    valid = torch.tensor([[True, True, True], [True, False, True]]).repeat_interleave(step(pooling), 1)
     assert torch.autograd.gradcheck(lambda t: pooling(t, valid), x)
 
 

@@ -297,7 +297,7 @@ def test_systems_tell_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert rows["unis-3"]["status"] == f"needs weights {', '.join(checkpoints)}"
     quick = {row["system"]: row for row in json.loads(command("systems", "--profile", "quick", "--json").stdout)}
     assert quick["neu-2"]["status"] == "ready"
-    assert quick["neu-2"]["weights"] == []
+    assert quick["neu-2"]["weights"] == ["studio_mini"]
 
 
 def test_weights_that_are_here_are_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

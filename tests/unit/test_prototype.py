@@ -344,8 +344,9 @@ def test_one_microphone_is_refused_before_any_work(tiny_data, tmp_path, system, 
         assert pipeline.plan([load_system(system)], load_profile("quick"), context)
 
 
-def test_small_beats_is_trained_once_for_all_systems(tiny_data, tmp_path):
+@pytest.mark.parametrize(("names", "starts"), [(("tsz-fusion", "tsz-proto"), 0), (("unis-1", "unis-3"), 1)])
+def test_small_beats_is_there_and_a_small_eat_is_trained_once_for_all_systems(names, starts, tiny_data, tmp_path):
     context = pipeline.Context(Workspace(tmp_path), scan(tiny_data), "cpu")
-    systems = [load_system(name) for name in ("tsz-fusion", "tsz-proto")]
+    systems = [load_system(name) for name in names]
     tasks = pipeline.plan(systems, load_profile("quick"), context, machines=["fanSim"])
-    assert len([task for task in tasks if task.title.startswith("train start of")]) == 1
+    assert len([task for task in tasks if task.title.startswith("train start of")]) == starts

@@ -27,7 +27,7 @@ from asd_core.artifacts import RECORDED_PACKAGES, Workspace
 from asd_core.engine.cluster import Cluster
 from asd_core.files import digest, file_digest, write_text
 from asd_core.pipeline import Context
-from asd_core.types import AsdError
+from asd_core.types import AsdError, Progress
 
 # what Ray raises for a task whose node or process is gone
 LOST = (
@@ -57,7 +57,7 @@ def differences(expected: dict[str, str]) -> list[str]:
     return [f"{name} is {found[name]}, not {wanted}" for name, wanted in expected.items() if found[name] != wanted]
 
 
-def check_nodes(context: Context, cluster: Cluster) -> None:
+def check_nodes(context: Context, cluster: Cluster, progress: Progress) -> None:
     """Ask every node whether it could do any task.
 
     Raises:
@@ -76,6 +76,9 @@ def check_nodes(context: Context, cluster: Cluster) -> None:
                 probe = ray.remote(_probe()).options(num_cpus=0, scheduling_strategy=there)
                 answers.append(probe.remote(installed(), readable, marker, cluster.cache if cluster.store else None))
             for node, answer in zip(nodes, answers, strict=True):
+                progress(0.0, f"looking at node {node['NodeManagerHostname']}")
+                while not ray.wait([answer], timeout=1)[0]:
+                    progress(0.0, f"waiting for node {node['NodeManagerHostname']} to answer")
                 with suppress(*LOST):  # a node that is gone by now
                     if problems := ray.get(answer):
                         raise AsdError(

@@ -55,8 +55,7 @@ def run(tasks: Sequence[Task], context: Context, cluster: Cluster, progress: Pro
     todo = [task for task in tasks if not task.done(context.workspace) and not (store and store.has(task))]
     if todo:
         with _connected(str(cluster.address)):
-            progress(0.0, "looking at the nodes of the cluster")
-            check_nodes(context, cluster)
+            check_nodes(context, cluster, progress)
             if store:
                 progress(0.0, "sending what is done already")
                 for needed in {needed for task in todo for needed in all_inputs(task)}:
@@ -234,13 +233,18 @@ def _work(task: Task, shared: tuple[Context, Cluster, dict[str, str], str], boar
         raise AsdError(f"Node {platform.node()} cannot take part: {'; '.join(problems)}.")
     os.environ["ASD_WEIGHTS"] = weights_folder
     told = 0.0
+    answers: list[Any] = []
 
     def progress(fraction: float, message: str, **values: float) -> None:
         nonlocal told
-        if time.monotonic() - told > TELL_SECONDS:
-            told = time.monotonic()
-            if ray.get(board.write.remote((task.kind, task.key), fraction, message, values)):
-                raise Cancelled(f"cancelled during: {message}")
+        if time.monotonic() - told < TELL_SECONDS:
+            return
+        told = time.monotonic()
+        # without waiting for an answer: while a task waits in Ray, another one is given its CPU
+        if answers and ray.wait(answers, timeout=0)[0] and ray.get(answers.pop()):
+            raise Cancelled(f"cancelled during: {message}")
+        if not answers:
+            answers.append(board.write.remote((task.kind, task.key), fraction, message, values))
 
     progress(0.0, task.title)
     workspace = Workspace(own_folder(cluster.cache)) if cluster.store else context.workspace

@@ -5,6 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,6 +13,7 @@ from asd_core import config, engine, pipeline
 from asd_core.artifacts import Workspace, is_done
 from asd_core.data.manifest import scan
 from asd_core.engine.cluster import Cluster, Share
+from asd_core.files import read_json
 from asd_core.pipeline import Task
 from asd_core.types import AsdError, Cancelled
 from tests.conftest import ENVIRONMENT, SYSTEMS, asd
@@ -89,6 +91,7 @@ def test_results_are_those_of_the_local_engine(nodes, tiny_data, machines, expec
     tasks, _ = plan(tiny_data, tmp_path, machines)
     assert f"{len(tasks)} tasks computed, 0 reused." in result.stderr
     assert contents(tmp_path) == expected
+    assert most_at_once(tmp_path) <= 2, "one task per CPU"
     assert not list((tmp_path / "cache").glob("*cluster*"))
     again = asd(*words, env=ENVIRONMENT | {"RAY_ADDRESS": "127.0.0.9:1"})
     assert f"0 tasks computed, {len(tasks)} reused." in again.stderr
@@ -108,6 +111,13 @@ def test_nodes_without_common_storage_exchange_tasks_through_a_store(nodes, tiny
     tasks, context = plan(tiny_data, tmp_path / "another", machines)
     assert engine.run(tasks, context, cluster=cluster).computed == 0, "the store has it all"
     assert contents(tmp_path / "another") == expected
+
+
+def most_at_once(workspace: Path) -> int:
+    """Tasks that were worked on at the same time."""
+    records = [read_json(path) for path in workspace.glob("tasks/*/*/meta.json")]
+    spans = [(record["created"] - record["seconds"], record["created"]) for record in records]
+    return max(sum(start < one < stop for start, stop in spans) for one in np.array(spans).mean(axis=1))
 
 
 def slow(folder: Path) -> str:

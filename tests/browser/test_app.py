@@ -17,9 +17,8 @@ def test_a_deep_link_may_be_the_first_request_of_a_server(tab, workspace):
         tab.goto(f"{address}/results?machine=valve&clip={clip_id}&show=By+name")
         heading(tab, "target_test_anomaly_0001_speed_9")
         navigation = tab.get_by_test_id("stSidebar")
-        assert [
-            navigation.get_by_text(name, exact=True).count() for name in ("Home", "Results", "Train", "Export")
-        ] == [1] * 4
+        for name in ("Home", "Results", "Train", "Export"):
+            navigation.get_by_text(name, exact=True).wait_for()  # exactly one: two would be an error
         address_has(tab, "machine=valve")
         address_has(tab, f"clip={clip_id}")
         navigation.get_by_text("Train", exact=True).click()

@@ -69,6 +69,16 @@ def _record(place: Path, part: str, seed: int, number: int, takes: int, samples:
     write_json(place / f"{number:05d}.json", about)  # last: the design is complete
 
 
+def _classes(states: list[list[dict[str, object]]], one: bool) -> list[list[int]]:
+    """Per design the class of each state: a number of its own, or for "one" the first healthy state's for all of them."""
+    found, first = [], 0
+    for design in states:
+        numbers = [0 if one and not state["fault"] else number for number, state in enumerate(design)]
+        found.append([first + number for number in numbers])
+        first += len(design)
+    return found
+
+
 class Mixtures:
     """Excerpts of a corpus' clips in noise, at random.
 
@@ -81,7 +91,7 @@ class Mixtures:
     def __init__(self, corpus: Corpus, sound: Sound) -> None:
         self.corpus, self.sound = corpus, sound
         self.samples = round(sound.excerpt * SAMPLE_RATE)
-        self.first = np.cumsum([0, *map(len, corpus.states)])  # class of a design's first state
+        self.class_of = _classes(corpus.states, sound.healthy == "one")
         self.most = max(map(len, corpus.states))
 
     def __len__(self) -> int:
@@ -92,7 +102,7 @@ class Mixtures:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         rows = [row for design in indices.tolist() for row in self._rows(rng, design)]
         waves = np.stack([self.mixed(rng, *row) for row in rows])
-        classes = np.array([self.first[design] + state for design, state, _ in rows])
+        classes = np.array([self.class_of[design][state] for design, state, _ in rows])
         shape = len(indices), -1
         return torch.from_numpy(waves).unflatten(0, shape), torch.from_numpy(classes).unflatten(0, shape)
 

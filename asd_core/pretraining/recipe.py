@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -24,12 +24,14 @@ class Sound(Strict):
     held_out: int = Field(default=40, ge=1)  # designs that only the evaluation hears
     held_out_takes: int = Field(default=12, ge=4)
     seconds: float = Field(default=3.0, gt=0.5)
-    excerpt: float = Field(default=2.585, gt=0.2)  # s, heard at once in training; 2.585 s are 16 patches
+    excerpt: float = Field(default=2.585, gt=0.2)  # s, heard at once in training; 1.305 s are 8 patches, 2.585 s are 16
     snr: tuple[float, float] = (-2.0, 18.0)  # dB at the near microphone
     far: float = Field(default=0.35, ge=0, le=1)  # share of clips of the far microphone
     far_loss: float = 6.0  # dB, what the far microphone loses
     gain: tuple[float, float] = (-6.0, 6.0)  # dB
     per_state: int = Field(default=2, ge=1)  # recordings of a state in one example
+    # of a design's settings: classes of their own, or "one", so that running it otherwise is no reason to be far away
+    healthy: Literal["each", "one"] = "each"
     processes: int = Field(default=2, ge=1)
 
 

@@ -132,6 +132,19 @@ def test_a_batch_is_a_function_of_its_generator(tiny, recorded) -> None:
     assert set(classes[0].tolist()).isdisjoint(classes[1].tolist())
 
 
+def test_healthy_states_of_a_design_may_be_one_class(tiny) -> None:
+    states = [{"fault": fault} for fault in ("", "worn", "", "worn")]
+    clips = [np.zeros((4, 2, 2, SAMPLE_RATE), np.int16)] * 2
+    made = corpus.Corpus(clips, [np.zeros((1, 2, SAMPLE_RATE), np.int16)] * 2, [states] * 2, ["fan"] * 2)
+
+    def classes(healthy: str) -> list[list[int]]:
+        mixtures = corpus.Mixtures(made, tiny.sound.model_copy(update={"healthy": healthy}))
+        return [sorted(set(row)) for row in mixtures.load(np.array([0, 1]), torch.Generator())[1].tolist()]
+
+    assert classes("each") == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert classes("one") == [[0, 1, 3], [4, 5, 7]], "the same fault in another setting is another state"
+
+
 # ------------------------------------------------------------------ objective
 
 

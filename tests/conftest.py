@@ -29,7 +29,8 @@ def asd(*arguments: object, **options) -> subprocess.CompletedProcess:
     """``python -m asd_core …`` in a process of its own, on one thread: tests run side by side."""
     command = [sys.executable, "-m", "asd_core", *map(str, arguments)]
     options.setdefault("env", ENVIRONMENT)
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, **options)
+    options.setdefault("timeout", 300)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, **options)
 
 
 @pytest.fixture

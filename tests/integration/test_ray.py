@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from asd_core import config, engine, pipeline
-from asd_core.artifacts import Workspace, is_done
+from asd_core.artifacts import Workspace, is_done, list_runs
 from asd_core.data.manifest import scan
 from asd_core.engine.cluster import Cluster, Share
 from asd_core.files import read_json
@@ -95,6 +95,21 @@ def test_results_are_those_of_the_local_engine(nodes, tiny_data, machines, expec
     assert not list((tmp_path / "cache").glob("*cluster*"))
     again = asd(*words, env=ENVIRONMENT | {"RAY_ADDRESS": "127.0.0.9:1"})
     assert f"0 tasks computed, {len(tasks)} reused." in again.stderr
+
+
+def test_all_systems_give_what_they_give_here(nodes, tiny_data, machines, tmp_path):
+    """Networks, generators and fusions of the whole list, in the quick profile on one machine."""
+
+    def everything(workspace: Path, *words: str) -> dict[str, bytes]:
+        chosen = ["--data", tiny_data, "--machines", machines[0], "--device", "cpu", "--workspace", workspace]
+        result = asd("run", "--all", "--profile", "quick", *chosen, *words, timeout=900)
+        assert result.returncode == 0, result.stderr
+        return contents(workspace)
+
+    there = everything(tmp_path / "ray", "--engine", "ray", "--address", nodes.address)
+    here = everything(tmp_path / "local")
+    assert {run.record["system"] for run in list_runs(Workspace(tmp_path / "ray"))} == set(config.system_names())
+    assert there == here
 
 
 def test_nodes_without_common_storage_exchange_tasks_through_a_store(nodes, tiny_data, machines, expected, tmp_path):

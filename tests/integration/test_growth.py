@@ -56,10 +56,10 @@ def calls(work: Callable[[], object], of: str = "") -> int:
 
 
 def assert_no_dearer(counts: list[int], tolerance: float) -> None:
-    """The last twelve machines cost per machine what the six before them do."""
+    """The last twelve machines cost per machine what the six before them do; what costs nothing may waver a little."""
     few, more, most = counts
     earlier, later = (more - few) / 6, (most - more) / 12
-    assert later <= tolerance * earlier, counts
+    assert later <= tolerance * max(earlier, 1e-4 * few), counts
 
 
 @pytest.mark.parametrize("system", ["logmel-knn", "wistlab-3", str(SYSTEMS / "tiny-generated.yaml")])
